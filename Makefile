@@ -1,0 +1,53 @@
+# `make help` lists the targets. PYTHON picks the interpreter that .venv is made with.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(abspath $(VENV))/bin
+# Stages are started by dvc as plain `python`, so the environment's own comes first.
+export PATH := $(BIN):$(PATH)
+# One name per content of the lock: a checkout that changes it sets up again, and
+# one that only touches the file does not.
+READY := $(VENV)/.ready-$(shell git hash-object requirements.lock)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY) ## make .venv and install what requirements.lock names (once)
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist-cnn needs Python 3.11 or newer; name one: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --require-hashes --requirement requirements.lock
+	python -m pip install --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+.PHONY: repro
+repro: $(READY) ## run the pipeline; only what changed runs again
+	dvc repro
+
+.PHONY: check
+check: $(READY) ## lint, format and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+.PHONY: test
+test: check ## check, then every test
+	pytest
+
+.PHONY: test-fast
+test-fast: $(READY) ## the tests that take seconds
+	pytest -m "not slow"
+
+.PHONY: lock
+lock: $(READY) ## resolve requirements.lock anew
+	uv pip compile pyproject.toml --extra train --group dev --quiet \
+	    --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" --output-file requirements.lock

@@ -1,0 +1,1 @@
+"""A tiny, trustworthy reader of handwritten digits, and the pipeline that makes it."""
