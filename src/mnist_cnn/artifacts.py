@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which becomes `path` only if the block succeeds.
+
+    The block may make a file or a folder there. It lies beside `path`, since a rename is
+    atomic only within one file system. When the block raises, `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)  # left by a run that was killed
+    try:
+        yield partial
+        for file in [partial] if partial.is_file() else sorted(partial.iterdir()):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())  # else a power cut may leave an empty file
+        if path.is_dir():
+            _remove(path)  # a rename replaces a file, but no folder with files in it
+        partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as indented JSON; NaN and infinities are refused with ValueError."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write one line for `header` and one for each of `rows`, with Unix line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """The columns of a CSV file of numbers, by their names in its header.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return {name: [float(row[index]) for row in rows] for index, name in enumerate(header)}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

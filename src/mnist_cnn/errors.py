@@ -1,0 +1,29 @@
+"""Failures that a user can mend, told in one clear message instead of a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class MnistCnnError(Exception):
+    """What is wrong, where, and what to do: a message fit to be shown as it is."""
+
+
+@contextmanager
+def told_plainly(program: str) -> Iterator[None]:
+    """End the process with ``program: message`` and exit code 1 where a user can mend it.
+
+    Covers `MnistCnnError` and what the operating system refuses (`OSError`: disk full,
+    permission denied, …). Ctrl-C ends with 130, as shells expect. Anything else is a
+    defect of ours and keeps its traceback.
+    """
+    try:
+        yield
+    except MnistCnnError as error:
+        sys.exit(f"{program}: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"{program}: {where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
+        sys.exit(130)

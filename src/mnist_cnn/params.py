@@ -1,0 +1,200 @@
+"""A typed view of `params.yaml`, checked as a whole before any work starts."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.paths import PARAMS
+
+Source = Annotated[
+    str,
+    Field(pattern=r"^(torchvision|npm|folder:.+)$", description="torchvision, npm or folder:PATH"),
+]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: no other keys, no conversions, no changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Split(Section):
+    """How many of the 60,000 training images are learnt from, and how many are held out."""
+
+    train_images: int = Field(ge=10, le=60_000)
+    validation_images: int = Field(ge=10, le=60_000)
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Split":
+        if self.train_images + self.validation_images > 60_000:
+            raise ValueError("train_images and validation_images should add up to 60000 at most")
+        return self
+
+
+class Data(Section):
+    """Where MNIST comes from, and how it is split."""
+
+    sources: list[Source] = Field(min_length=1)
+    split: Split
+
+
+class Model(Section):
+    """What may vary in the network."""
+
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Augmentation(Section):
+    """Half-widths of the uniform ranges that random distortions are drawn from."""
+
+    rotation: float = Field(ge=0, le=180)
+    shear: float = Field(ge=0, le=60)
+    translation: Fraction
+    scale: float = Field(ge=0, lt=1)
+
+
+class Train(Section):
+    """The recipe."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int = Field(ge=1, le=1024)
+    seed: Seed
+    epochs: int = Field(ge=1, le=10_000)
+    clean_epochs: int = Field(ge=0)
+    batch_size: int = Field(ge=2, le=60_000)
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float = Field(gt=0, le=10)
+    momentum: float = Field(ge=0, lt=1)
+    schedule: Literal["linear", "cosine"]
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: Fraction
+    averaging: float = Field(ge=0, lt=1)
+    augmentation: Augmentation
+
+    @model_validator(mode="after")
+    def _clean_epochs_are_epochs(self) -> "Train":
+        if self.clean_epochs > self.epochs:
+            raise ValueError("clean_epochs should be at most epochs")
+        return self
+
+
+class Evaluate(Section):
+    """What is asked of the trained model."""
+
+    min_accuracy: Fraction
+    calibration_bins: int = Field(ge=1, le=1000)
+
+
+class Export(Section):
+    """What is asked of the ONNX file."""
+
+    opset: int = Field(ge=18, le=23)
+    tolerance: float = Field(gt=0, le=1)
+
+
+class Params(Section):
+    """Everything in `params.yaml`."""
+
+    data: Data
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    export: Export
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> "Params":
+        if self.train.batch_size > self.data.split.train_images:
+            raise ValueError("train.batch_size should be at most data.split.train_images")
+        return self
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check `path`.
+
+    It is parsed as YAML 1.2 by the parser that DVC uses: what DVC tracks is what we read
+    (in YAML 1.1, ``1e-3`` would be a string and ``on`` a truth value).
+
+    Raises:
+        MnistCnnError: one line for each problem: the dotted key, its value, what is allowed.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
+    except (MarkedYAMLError, UnicodeDecodeError) as error:
+        raise MnistCnnError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
+    except YAMLError as error:
+        raise MnistCnnError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise MnistCnnError(f"{path} should hold the sections {', '.join(Params.model_fields)}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        problems = [_problem(details) for details in error.errors()]
+        raise MnistCnnError(f"{path} cannot be used:\n  " + "\n  ".join(problems)) from None
+
+
+def _yaml_problem(error: MarkedYAMLError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    problem = " ".join(str(error.problem).split())
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
+def _problem(details: ErrorDetails) -> str:
+    location = [str(part) for part in details["loc"]]
+    key = ".".join(location)
+    if details["type"] == "value_error":  # said by one of the validators above
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    if details["type"] == "extra_forbidden":
+        known = list(_schema(location[:-1])["properties"])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"do you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    value = "missing" if details["type"] == "missing" else repr(details["input"])
+    return f"{key}: {value}; should be {_allowed(_schema(location))}"
+
+
+def _schema(location: list[str]) -> dict[str, Any]:
+    """The JSON schema of the setting at `location`."""
+    root = Params.model_json_schema()
+    schema: dict[str, Any] = root
+    for part in location:
+        schema = schema["items"] if schema.get("type") == "array" else schema["properties"][part]
+        if "$ref" in schema:
+            schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if "properties" in schema:
+        return "a section with the keys " + ", ".join(schema["properties"])
+    if schema["type"] == "array":
+        return "a list with one or more of: " + _allowed(schema["items"])
+    if schema["type"] == "string":
+        return str(schema["description"])
+    bounds = [
+        f"{words} {schema[bound]}"
+        for bound, words in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "below"),
+        )
+        if bound in schema
+    ]
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    return f"{kind}, {' and '.join(bounds)}"

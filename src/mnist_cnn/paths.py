@@ -1,0 +1,20 @@
+"""Where the stages leave what they make, relative to the repository's root (as in dvc.yaml)."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+RAW_DATA = Path("data/raw")
+
+WEIGHTS = Path("models/model.safetensors")
+ONNX_MODEL = Path("models/mnist_cnn.onnx")
+
+VALIDATION = Path("metrics/validation.json")
+ACCURACY = Path("metrics/accuracy.json")
+ONNX_METRICS = Path("metrics/onnx.json")
+
+TRAINING_LOG = Path("metrics/plots/training.csv")
+CONFUSION = Path("metrics/plots/confusion.csv")
+CURVES = Path("metrics/plots/curves.png")
+RELIABILITY = Path("metrics/plots/reliability.png")
+MISCLASSIFIED = Path("metrics/plots/misclassified.png")

@@ -1,0 +1,154 @@
+"""What several test modules share: the real MNIST files, and small copies of the project."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from mnist_cnn.artifacts import sha256
+from mnist_cnn.digits import Digits, read_test_digits, read_training_digits, stratified_split
+from mnist_cnn.params import Params, load_params
+from mnist_cnn.sources import SHA256, download
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def raw_data(request: pytest.FixtureRequest) -> Path:
+    """A folder with the four real MNIST files: the pipeline's own where it ran, else fetched."""
+    cached = Path(request.config.cache.mkdir("mnist")) / "raw"
+    for folder in (REPOSITORY / "data/raw", cached):
+        files = [folder / name for name in SHA256]
+        if all(file.is_file() and sha256(file) == SHA256[file.name] for file in files):
+            return folder
+    download(load_params(REPOSITORY / "params.yaml").data.sources, cached)
+    return cached
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    return load_params(REPOSITORY / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def small_digits(raw_data: Path) -> tuple[Digits, Digits]:
+    """2,000 real digits to train on, and 500 to validate with."""
+    return stratified_split(read_training_digits(raw_data), 2_000, 500, seed=0)
+
+
+@pytest.fixture(scope="session")
+def test_digits(raw_data: Path) -> Digits:
+    return read_test_digits(raw_data)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project, in a folder and a git repository of its own."""
+
+    folder: Path
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "400",  # else dvc cuts its tables
+        }
+        environment.pop("PYTHONPATH", None)
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=600,
+            check=False,
+        )
+        if check:
+            assert result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}"
+        return result
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        identity = ("-c", "user.name=Tester", "-c", "user.email=tester@localhost")
+        self.run("git", *identity, "commit", "--quiet", "--message", message)
+
+    def repro(self) -> list[str]:
+        """Run `dvc repro`; the stages that ran, in order."""
+        return re.findall(r"Running stage '(\w+)'", self.run("dvc", "repro").stdout)
+
+    def set(self, **settings: Any) -> None:
+        """Change settings of params.yaml, named by their dotted keys."""
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        content = yaml.load(path)
+        for dotted, value in settings.items():
+            *sections, key = dotted.split(".")
+            section = content
+            for name in sections:
+                section = section[name]
+            section[key] = value
+        yaml.dump(content, path)
+
+    def hashes(self, *folders: str) -> dict[str, str]:
+        files = (file for folder in folders for file in (self.folder / folder).rglob("*"))
+        return {
+            file.relative_to(self.folder).as_posix(): sha256(file)
+            for file in sorted(files)
+            if file.is_file() and file.name != ".gitignore"
+        }
+
+
+def copy_project(folder: Path, raw_data: Path) -> Project:
+    """Copy what git would commit, and set it to one epoch on a small part of the real data."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        source = REPOSITORY / name
+        if source.is_file():  # else deleted, and not yet so in git
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    project = Project(folder)
+    project.run("git", "init", "--quiet", "--initial-branch", "main")
+    project.set(
+        **{
+            "data.sources": [f"folder:{raw_data}"],
+            "data.split.train_images": 2_000,
+            "data.split.validation_images": 500,
+            "train.epochs": 1,
+            "train.clean_epochs": 0,
+            "train.batch_size": 50,
+            "train.averaging": 0.9,
+            "evaluate.min_accuracy": 0.5,
+        }
+    )
+    project.commit("A small copy")
+    return project
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, raw_data: Path) -> Project:
+    """A small project after its first `dvc repro`; tests leave it as they found it."""
+    project = copy_project(tmp_path_factory.mktemp("project"), raw_data)
+    assert project.repro() == ["download", "train", "evaluate", "export"]
+    project.commit("Reproduced")
+    return project
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,67 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mnist_cnn.artifacts import read_columns, replacing, sha256, write_bytes, write_csv, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.write_text("good")
+    with pytest.raises(RuntimeError), replacing(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "raw"
+    target.mkdir()
+    (target / "kept").touch()
+    with pytest.raises(RuntimeError), replacing(target) as partial:
+        partial.mkdir()
+        (partial / "half").touch()
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["kept"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_replaces_a_folder_with_other_files(tmp_path: Path) -> None:
+    target = tmp_path / "raw"
+    target.mkdir()
+    (target / "old").touch()
+    with replacing(target) as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+
+
+def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".model.partial").mkdir()
+    (tmp_path / ".model.partial" / "half").touch()
+    write_bytes(tmp_path / "model", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_json_is_readable_and_refuses_nan(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "metrics.json"
+    write_json(path, {"accuracy": 0.5})
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"accuracy": float("nan")})
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}
+
+
+def test_columns_come_back_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    write_csv(path, ["epoch", "loss"], [(1, 0.1), (2, 1e-9)])
+    assert path.read_bytes() == b"epoch,loss\n1,0.1\n2,1e-09\n"
+    assert read_columns(path) == {"epoch": [1, 2], "loss": [0.1, 1e-9]}
+
+
+def test_the_hash_is_sha_256(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "file", b"digits")
+    assert sha256(tmp_path / "file") == hashlib.sha256(b"digits").hexdigest()

@@ -1,0 +1,148 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.serialize import load_yaml
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.params import Params, load_params
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load(PARAMS)
+    return loaded
+
+
+def problems(content: object, folder: Path) -> list[str]:
+    """The lines with which `content` is refused, without the first, which names the file."""
+    path = folder / "params.yaml"
+    YAML(typ="safe").dump(content, path)
+    with pytest.raises(MnistCnnError) as refusal:
+        load_params(path)
+    first, *lines = str(refusal.value).splitlines()
+    assert first.startswith(str(path))
+    return [line.strip() for line in lines]
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            found += leaves(section, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def put(content: dict[str, Any], key: str, value: object) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        content = content[section]
+    content[name] = value
+
+
+def test_the_projects_own_settings_are_read_as_dvc_reads_them() -> None:
+    read = load_params(PARAMS)
+    assert read.model_dump() == load_yaml(str(PARAMS))
+    assert isinstance(read.train.learning_rate, float)
+
+
+def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("learning_rate: 0.1 ", "learning_rate: 1e-1 "))
+    assert load_params(path).train.learning_rate == load_params(PARAMS).train.learning_rate
+
+
+@pytest.mark.parametrize("key", leaves(Params))
+@pytest.mark.parametrize("value", [None, "nonsense", -1, math.nan, math.inf, 1e300, {}, [], True])
+def test_every_setting_refuses_nonsense_by_its_dotted_key(
+    content: dict[str, Any], key: str, value: object, tmp_path: Path
+) -> None:
+    put(content, key, value)
+    (problem,) = problems(content, tmp_path)
+    assert problem.startswith(f"{key}: ")
+    assert "; should be " in problem
+
+
+def test_all_problems_are_told_at_once_each_on_its_line(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    content["train"]["epoch"] = content["train"].pop("epochs")
+    content["train"]["learning_rate"] = 0
+    content["evaluate"]["min_accuracy"] = 99.45
+    content["data"]["sources"] = ["npm", "ftp"]
+    content["data"]["split"]["seed"] = 1.5
+    content["model"] = None
+    content["sweep"] = {}
+    assert problems(content, tmp_path) == [
+        "data.sources.1: 'ftp'; should be torchvision, npm or folder:PATH",
+        "data.split.seed: 1.5; should be a whole number, at least 0 and below 4294967296",
+        "model: None; should be a section with the keys dropout",
+        "train.epochs: missing; should be a whole number, at least 1 and at most 10000",
+        "train.learning_rate: 0; should be a number, above 0 and at most 10",
+        "train.epoch: unknown key; do you mean epochs?",
+        "evaluate.min_accuracy: 99.45; should be a number, at least 0 and at most 1",
+        "sweep: unknown key; known here: data, model, train, evaluate, export",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"train.clean_epochs": 16}, "train: clean_epochs should be at most epochs"),
+        (
+            {"data.split.train_images": 55_001},
+            "data.split: train_images and validation_images should add up to 60000 at most",
+        ),
+        (
+            {"data.split.train_images": 100},
+            "train.batch_size should be at most data.split.train_images",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(
+    content: dict[str, Any], settings: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    put(content, "train.epochs", 15)
+    for key, value in settings.items():
+        put(content, key, value)
+    assert problems(content, tmp_path) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "should hold the sections data, model, train, evaluate, export"),
+        ("- train", "should hold the sections data, model, train, evaluate, export"),
+        ("train: [", "is not valid YAML: line 1, column 9: "),
+        ("train: 1\ntrain: 2\n", 'line 2, column 1: found duplicate key "train"'),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(MnistCnnError) as refusal:
+        load_params(path)
+    assert message in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_bytes_that_are_not_text_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for content in (b"\xff\xfe\x00", b"a: \x00"):
+        path.write_bytes(content)
+        with pytest.raises(MnistCnnError, match="is not valid YAML") as refusal:
+            load_params(path)
+        assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(MnistCnnError, match="run from the repository's root"):
+        load_params(tmp_path / "params.yaml")
