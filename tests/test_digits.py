@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from mnist_cnn.digits import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    TEST_FILES,
+    TRAINING_FILES,
+    Digits,
+    read_idx,
+    read_test_digits,
+    read_training_digits,
+    stratified_split,
+)
+from mnist_cnn.errors import MnistCnnError
+
+
+@pytest.mark.parametrize(
+    ("read", "files"),
+    [(read_training_digits, TRAINING_FILES), (read_test_digits, TEST_FILES)],
+    ids=["training", "test"],
+)
+def test_digits_are_those_that_torchvision_reads(read, files, raw_data: Path) -> None:
+    digits = read(raw_data)
+    images, labels = (str(raw_data / name) for name in files)
+    assert torch.equal(torch.from_numpy(digits.images), read_image_file(images))
+    assert torch.equal(torch.from_numpy(digits.labels), read_label_file(labels))
+    assert (digits.images.dtype, digits.labels.dtype) == (np.uint8, np.int64)
+
+
+def test_the_constants_are_those_of_the_training_pixels(raw_data: Path) -> None:
+    pixels = read_training_digits(raw_data).images / 255
+    assert pixels.mean() == pytest.approx(PIXEL_MEAN, abs=5e-5)
+    assert pixels.std() == pytest.approx(PIXEL_STD, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an IDX file"),
+        (b"\x00\x00\x08", "is not an IDX file"),
+        (b"<html>404</html>", "is not an IDX file"),
+        (b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00", "is not an IDX file"),  # of floats
+        (b"\x00\x00\x08\x03\x00\x00\x00\x01", "ends within its header"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x02\x07", "holds 1 values, but its header states 2"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x02\x07\x07\x07", "holds 3 values"),
+        (b"\x00\x00\x08\x03" + b"\xff" * 12 + b"\x07", "holds 1 values"),  # claims 2^96 bytes
+    ],
+)
+def test_a_damaged_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(MnistCnnError, match=f"{path} {message}"):
+        read_idx(path)
+
+
+def test_images_without_their_labels_are_refused(raw_data: Path, tmp_path: Path) -> None:
+    for name, source in zip(TRAINING_FILES, (TRAINING_FILES[0], TEST_FILES[1]), strict=True):
+        (tmp_path / name).symlink_to(raw_data / source)
+    with pytest.raises(MnistCnnError, match="does not hold one label for each image"):
+        read_training_digits(tmp_path)
+
+
+def test_labels_in_place_of_images_are_refused(raw_data: Path, tmp_path: Path) -> None:
+    for name in TRAINING_FILES:
+        (tmp_path / name).symlink_to(raw_data / TRAINING_FILES[1])
+    with pytest.raises(MnistCnnError, match="holds no 28x28 images"):
+        read_training_digits(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def numbered(raw_data: Path) -> Digits:
+    """The real training labels, with each image's own number written into its pixels."""
+    labels = read_training_digits(raw_data).labels
+    images = np.zeros((len(labels), 28, 28), np.uint8)
+    images[:, 0, :4] = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 4)
+    return Digits(images, labels)
+
+
+def numbers(digits: Digits) -> set[int]:
+    return set(np.ascontiguousarray(digits.images[:, 0, :4]).view(np.uint32).ravel().tolist())
+
+
+@pytest.mark.parametrize("sizes", [(55_000, 5_000), (50_000, 10_000), (2_000, 500), (10, 10)])
+def test_the_parts_are_disjoint_and_stratified(numbered: Digits, sizes: tuple[int, int]) -> None:
+    training, validation = stratified_split(numbered, *sizes, seed=0)
+    assert (len(training), len(validation)) == sizes
+    assert (len(numbers(training)), len(numbers(validation))) == sizes
+    assert numbers(training).isdisjoint(numbers(validation))
+    for part, slack in ((validation, 1), (training, 2)):
+        exact = np.bincount(numbered.labels) * len(part) / len(numbered)
+        assert (np.abs(np.bincount(part.labels, minlength=10) - exact) < slack).all()
+
+
+def test_the_seed_alone_decides_the_split(numbered: Digits) -> None:
+    first, again = (stratified_split(numbered, 2_000, 500, seed=1)[1] for _ in range(2))
+    other = stratified_split(numbered, 2_000, 500, seed=2)[1]
+    assert np.array_equal(first.images, again.images)
+    assert numbers(first) != numbers(other)
+
+
+def test_the_validation_part_does_not_depend_on_how_much_is_trained_on(numbered: Digits) -> None:
+    small = stratified_split(numbered, 1_000, 500, seed=0)[1]
+    large = stratified_split(numbered, 50_000, 500, seed=0)[1]
+    assert np.array_equal(small.images, large.images)
+
+
+def test_more_images_than_there_are_is_refused(numbered: Digits) -> None:
+    with pytest.raises(MnistCnnError, match=r"data\.split asks for 60,000 training and 1 "):
+        stratified_split(numbered, 60_000, 1, seed=0)
