@@ -1,0 +1,36 @@
+"""Train the network on 55,000 of the training images, watched on the other 5,000."""
+
+from dataclasses import astuple, fields
+
+from mnist_cnn.artifacts import write_csv, write_json
+from mnist_cnn.digits import read_training_digits, stratified_split
+from mnist_cnn.errors import told_plainly
+from mnist_cnn.params import load_params
+from mnist_cnn.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
+from mnist_cnn.training import EpochLog, train
+from mnist_cnn.weights import save_weights
+
+
+def main() -> None:
+    """Write the weights, the history of the epochs, and what recipes are compared by."""
+    params = load_params()
+    split = params.data.split
+    training, validation = stratified_split(
+        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
+    )
+    trained = train(training, validation, params.model, params.train)
+    save_weights(trained.network, WEIGHTS)
+    write_csv(TRAINING_LOG, [field.name for field in fields(EpochLog)], map(astuple, trained.log))
+    last = trained.log[-1]
+    write_json(
+        VALIDATION,
+        {
+            "validation_accuracy": round(last.validation_accuracy, 6),
+            "validation_loss": round(last.validation_loss, 6),
+        },
+    )
+
+
+if __name__ == "__main__":
+    with told_plainly("train"):
+        main()

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import Normalize
+
+from mnist_cnn.digits import PIXEL_MEAN, PIXEL_STD
+from mnist_cnn.model import DigitCNN, predict_logits, to_input
+
+# Layer, output of one image, parameters.
+LAYERS = [
+    ("Conv2d", (8, 28, 28), 80),
+    ("BatchNorm2d", (8, 28, 28), 16),
+    ("ReLU", (8, 28, 28), 0),
+    ("MaxPool2d", (8, 14, 14), 0),
+    ("Conv2d", (16, 14, 14), 1_168),
+    ("BatchNorm2d", (16, 14, 14), 32),
+    ("ReLU", (16, 14, 14), 0),
+    ("MaxPool2d", (16, 7, 7), 0),
+    ("Conv2d", (32, 7, 7), 4_640),
+    ("BatchNorm2d", (32, 7, 7), 64),
+    ("ReLU", (32, 7, 7), 0),
+    ("MaxPool2d", (32, 3, 3), 0),
+    ("Dropout2d", (32, 3, 3), 0),
+    ("Linear", (10,), 2_890),
+]
+
+
+def test_layers_run_in_the_stated_order_with_the_stated_shapes_and_parameters() -> None:
+    network = DigitCNN()
+    seen: list[tuple[str, tuple[int, ...], int]] = []
+
+    def note(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        count = sum(parameter.numel() for parameter in layer.parameters())
+        seen.append((type(layer).__name__, tuple(output.shape[1:]), count))
+
+    for layer in network.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(note)
+    network(torch.zeros(2, 1, 28, 28))
+    assert seen == LAYERS
+    assert sum(parameter.numel() for parameter in network.parameters()) == 8_890
+
+
+def test_convolutions_are_3x3_with_padding_1() -> None:
+    convolutions = [layer for layer in DigitCNN().modules() if isinstance(layer, nn.Conv2d)]
+    assert {(c.kernel_size, c.padding, c.stride) for c in convolutions} == {
+        ((3, 3), (1, 1), (1, 1))
+    }
+
+
+def test_normalisation_is_part_of_the_network() -> None:
+    network = DigitCNN().eval()
+    images = torch.rand(4, 1, 28, 28)
+    normalised = Normalize(PIXEL_MEAN, PIXEL_STD)(images)
+    blocks = nn.Sequential(network.block1, network.block2, network.block3, nn.Flatten())
+    torch.testing.assert_close(network(images), network.classifier(blocks(normalised)))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    network = DigitCNN(dropout=0.5)
+    images = torch.rand(4, 1, 28, 28)
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
+
+
+def test_input_is_scaled_to_one() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1)
+    assert to_input(pixels).shape == (3, 1, 1, 1)
+    assert to_input(pixels).flatten().tolist() == pytest.approx([0, 0.2, 1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_logits_do_not_depend_on_the_batches(batch_size: int) -> None:
+    network = DigitCNN()
+    pixels = torch.randint(0, 256, (20, 28, 28), dtype=torch.uint8)
+    expected = network.eval()(to_input(pixels))
+    found = predict_logits(network, pixels, batch_size)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert found.shape == (20, 10)

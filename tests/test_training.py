@@ -1,0 +1,198 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from mnist_cnn.digits import Digits
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.evaluation import evaluate
+from mnist_cnn.model import DigitCNN, predict_logits
+from mnist_cnn.params import Model, Params, Train
+from mnist_cnn.training import Trained, _optimizer, _schedule, select_device, train
+
+
+@pytest.fixture(scope="module")
+def recipe(params: Params) -> Train:
+    """The project's own recipe, in one short epoch."""
+    short = {"epochs": 1, "clean_epochs": 0, "batch_size": 50, "averaging": 0.9, "device": "cpu"}
+    return params.train.model_copy(update=short)
+
+
+def run(digits: tuple[Digits, Digits], recipe: Train, **changes: Any) -> Trained:
+    return train(*digits, Model(dropout=0.0), recipe.model_copy(update=changes))
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_two_short_epochs_learn_to_read(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
+    trained = run(small_digits, recipe, epochs=2)
+    assert [entry.epoch for entry in trained.log] == [1, 2]
+    assert trained.log[1].train_loss < trained.log[0].train_loss
+    assert trained.log[1].validation_accuracy > 0.9
+
+
+@pytest.mark.slow
+def test_the_log_is_of_the_network_that_is_returned(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    trained = run(small_digits, recipe)
+    validation = small_digits[1]
+    logits = predict_logits(trained.network, torch.from_numpy(validation.images)).numpy()
+    judged = evaluate(logits, validation.labels, bins=10)
+    assert trained.log[-1].validation_accuracy == judged.accuracy
+    assert trained.log[-1].validation_loss == pytest.approx(judged.negative_log_likelihood, 1e-5)
+    assert not trained.network.training
+
+
+@pytest.mark.slow
+def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    first, again = (run(small_digits, recipe) for _ in range(2))
+    assert same(first.network, again.network)
+    assert first.log == again.log
+    assert not same(first.network, run(small_digits, recipe, seed=1).network)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 2},
+        {"batch_size": 100},
+        {"optimizer": "adamw"},
+        {"learning_rate": 0.05},
+        {"momentum": 0.8},
+        {"schedule": "cosine"},
+        {"warmup": 0.5},
+        {"weight_decay": 0.1},
+        {"averaging": 0.0},
+        {"clean_epochs": 1},
+    ],
+    ids=str,
+)
+def test_every_setting_of_the_recipe_acts(
+    small_digits: tuple[Digits, Digits], recipe: Train, change: dict[str, Any]
+) -> None:
+    assert not same(run(small_digits, recipe).network, run(small_digits, recipe, **change).network)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rotation", "shear", "translation", "scale"])
+def test_every_distortion_acts_but_not_in_clean_epochs(
+    small_digits: tuple[Digits, Digits], recipe: Train, name: str
+) -> None:
+    without = recipe.augmentation.model_copy(update={name: 0.0})
+    distorted = [run(small_digits, recipe, augmentation=a) for a in (recipe.augmentation, without)]
+    assert not same(distorted[0].network, distorted[1].network)
+    clean = [
+        run(small_digits, recipe, augmentation=a, clean_epochs=1)
+        for a in (recipe.augmentation, without)
+    ]
+    assert same(clean[0].network, clean[1].network)
+
+
+@pytest.mark.slow
+def test_validation_images_change_nothing(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    training, validation = small_digits
+    fewer = Digits(validation.images[:100], validation.labels[:100])
+    assert same(run((training, validation), recipe).network, run((training, fewer), recipe).network)
+
+
+def test_a_diverged_loss_names_epoch_and_step(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    few = small_digits[0].take(torch.arange(200).numpy()), small_digits[1]
+    message = r"the loss became (nan|inf) in epoch 1, step [2-4] of 4; lower train\.learning_rate"
+    with pytest.raises(MnistCnnError, match=message):
+        run(few, recipe, learning_rate=1e30, warmup=0.0)
+
+
+def test_averaging_is_the_exponential_moving_average(recipe: Train, small_digits) -> None:
+    """Against the definition, on the raw weights that averaging 0 returns after each step."""
+    few = small_digits[0].take(torch.arange(150).numpy()), small_digits[1]
+    constant = {"schedule": "linear", "warmup": 0.0, "clean_epochs": 1, "batch_size": 50}
+
+    raw: list[dict[str, torch.Tensor]] = []
+    step = SGD.step
+
+    def noting(optimizer: SGD, closure: Any = None) -> Any:
+        result = step(optimizer, closure)
+        raw.append(
+            [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+        )
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SGD, "step", noting)
+        averaged = run(few, recipe, averaging=0.8, **constant).network
+    expected = raw[0]
+    for weights in raw[1:]:
+        expected = [0.8 * old + 0.2 * new for old, new in zip(expected, weights, strict=True)]
+    found = [p for p in averaged.parameters() if p.ndim > 1]
+    found += [p for p in averaged.parameters() if p.ndim <= 1]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.detach(), b)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_schedule_rises_to_the_peak_and_falls_to_nothing(recipe: Train, schedule: str) -> None:
+    share = _schedule(recipe.model_copy(update={"schedule": schedule, "warmup": 0.2}), 1000)
+    shares = [share(step) for step in range(1000)]
+    assert shares[:200] == sorted(shares[:200])
+    assert shares[200] == max(shares) == 1
+    assert shares[200:] == sorted(shares[200:], reverse=True)
+    assert 0 < shares[0] < 0.01
+    assert 0 < shares[-1] < 0.01
+    assert shares[600] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2, 0.999])
+@pytest.mark.parametrize("steps", [1, 5, 10])
+def test_the_schedule_holds_for_the_shortest_runs(recipe: Train, warmup: float, steps: int) -> None:
+    share = _schedule(recipe.model_copy(update={"warmup": warmup}), steps)
+    assert all(0 < share(step) <= 1 for step in range(steps))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adamw", AdamW)])
+def test_biases_and_norms_do_not_decay(recipe: Train, name: str, kind: type) -> None:
+    network = DigitCNN()
+    optimizer = _optimizer(network, recipe.model_copy(update={"optimizer": name}))
+    assert type(optimizer) is kind
+    decayed, rest = (group["params"] for group in optimizer.param_groups)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert [names[id(parameter)] for parameter in decayed] == [
+        "block1.0.weight",
+        "block2.0.weight",
+        "block3.0.weight",
+        "classifier.weight",
+    ]
+    assert len(decayed) + len(rest) == len(names)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [recipe.weight_decay, 0]
+
+
+def test_auto_takes_the_best_device_there_is() -> None:
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    assert select_device("auto").type == best
+    assert select_device("cpu").type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_an_absent_device_is_named_with_its_setting() -> None:
+    with pytest.raises(MnistCnnError, match=r"train\.device is cuda, but this machine has none"):
+        select_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_gpu_trains_deterministically(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
+    first, again = (run(small_digits, recipe, device="cuda", epochs=2) for _ in range(2))
+    assert same(first.network, again.network)
+    assert first.log[-1].validation_accuracy > 0.9
