@@ -1,0 +1,118 @@
+"""Pictures for people: training curves, the reliability diagram, the digits read wrongly.
+
+Drawn without pyplot, hence without a display, and without the date and the version that
+would make each file differ.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mnist_cnn.artifacts import replacing
+from mnist_cnn.digits import Digits
+from mnist_cnn.evaluation import Evaluation, expected_calibration_error, wilson_interval
+
+BLUE, GREY = "#2563a8", "#8a8a8a"
+
+GALLERY = 96  # digits; more would not be looked at
+
+
+def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw losses and validation error by epoch; `history` has the columns of the training log."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    losses, errors = figure.subplots(1, 2)
+    epochs = history["epoch"]
+    losses.plot(epochs, history["train_loss"], color=GREY, label="training images, distorted")
+    losses.plot(epochs, history["validation_loss"], color=BLUE, label="validation images")
+    losses.legend(frameon=False)
+    rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
+    errors.plot(epochs, rates, color=BLUE)
+    for axes, title in (
+        (losses, "Cross-entropy (nats an image)"),
+        (errors, f"Validation error (%), {rates[-1]:.2f} in the end"),
+    ):
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.set_yscale("log", nonpositive="clip")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _bare(axes)
+    _save(figure, path)
+
+
+def draw_reliability(evaluation: Evaluation, path: Path) -> None:
+    """Draw accuracy against confidence, with 95 % intervals, over the images in each bin."""
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    bins = [bin for bin in evaluation.calibration if bin.images]
+    accuracy = [bin.accuracy for bin in bins]
+    intervals = [wilson_interval(round(bin.accuracy * bin.images), bin.images) for bin in bins]
+    diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    diagram.errorbar(
+        [bin.confidence for bin in bins],
+        accuracy,
+        yerr=[
+            [max(0.0, value - low) for value, (low, _) in zip(accuracy, intervals, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(accuracy, intervals, strict=True)],
+        ],
+        color=BLUE,
+        marker="o",
+        linestyle="none",
+        capsize=2,
+        label="this model, 95 % interval",
+    )
+    error = expected_calibration_error(evaluation.calibration)
+    diagram.set_title(
+        f"Reliability (expected calibration error {error:.4f})", loc="left", fontsize="medium"
+    )
+    diagram.set_ylabel("accuracy")
+    diagram.legend(frameon=False, loc="lower right")
+    counts.bar(
+        [bin.low for bin in bins],
+        [bin.images for bin in bins],
+        width=[bin.high - bin.low for bin in bins],
+        align="edge",
+        color=BLUE,
+        edgecolor="white",
+    )
+    counts.set(yscale="log", ylabel="images", xlabel="confidence", xlim=(0, 1))
+    for axes in (diagram, counts):
+        _bare(axes)
+    _save(figure, path)
+
+
+def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> None:
+    """Draw the digits that are read wrongly, the surest mistakes first, `GALLERY` at most."""
+    wrong = np.flatnonzero(~evaluation.correct)
+    wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")]
+    shown = wrong[:GALLERY]
+    columns = 12
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(columns, 1.15 * rows + 0.4), layout="constrained")
+    title = f"{len(wrong)} of {len(digits):,} test digits are read wrongly"
+    if len(shown) < len(wrong):
+        title += f"; the {len(shown)} surest mistakes"
+    figure.suptitle(f"{title}: label → prediction (its probability)", fontsize="medium")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, index in zip(figure.axes, shown, strict=False):
+        axes.imshow(digits.images[index], cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(
+            f"{evaluation.labels[index]} → {evaluation.predicted[index]} "
+            f"({evaluation.confidence[index]:.2f})",
+            fontsize="small",
+            pad=2,
+        )
+    _save(figure, path)
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,56 @@
+"""Judge the trained network on the 10,000 test images, and refuse one below the gate."""
+
+import torch
+
+from mnist_cnn.artifacts import read_columns, write_csv, write_json
+from mnist_cnn.digits import read_test_digits
+from mnist_cnn.errors import MnistCnnError, told_plainly
+from mnist_cnn.evaluation import evaluate
+from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability
+from mnist_cnn.model import DigitCNN, predict_logits
+from mnist_cnn.params import load_params
+from mnist_cnn.paths import (
+    ACCURACY,
+    CONFUSION,
+    CURVES,
+    MISCLASSIFIED,
+    RAW_DATA,
+    RELIABILITY,
+    TRAINING_LOG,
+    WEIGHTS,
+)
+from mnist_cnn.weights import load_weights
+
+
+def main() -> None:
+    """Write metrics/accuracy.json, the confusion data and the pictures."""
+    params = load_params().evaluate
+    digits = read_test_digits(RAW_DATA)
+    network = DigitCNN()
+    load_weights(network, WEIGHTS)
+    torch.set_num_threads(1)  # one rounding, however many cores there are
+    logits = predict_logits(network, torch.from_numpy(digits.images)).numpy()
+    evaluation = evaluate(logits, digits.labels, params.calibration_bins)
+
+    write_json(ACCURACY, evaluation.metrics())
+    write_csv(
+        CONFUSION,
+        ["actual", "predicted"],
+        zip(evaluation.labels, evaluation.predicted, strict=True),
+    )
+    draw_reliability(evaluation, RELIABILITY)
+    draw_misclassified(evaluation, digits, MISCLASSIFIED)
+    draw_curves(read_columns(TRAINING_LOG), CURVES)
+
+    if evaluation.accuracy < params.min_accuracy:
+        raise MnistCnnError(
+            f"accuracy {evaluation.accuracy:.4f} is below evaluate.min_accuracy "
+            f"{params.min_accuracy}; see {ACCURACY}, then improve the recipe or lower the gate "
+            "in params.yaml"
+        )
+    print(f"accuracy {evaluation.accuracy:.4f} on {len(digits):,} test images")
+
+
+if __name__ == "__main__":
+    with told_plainly("evaluate"):
+        main()

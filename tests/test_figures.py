@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_cnn.artifacts import sha256
+from mnist_cnn.digits import Digits
+from mnist_cnn.evaluation import Evaluation, evaluate
+from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability
+
+HISTORY = {
+    "epoch": [1, 2, 3],
+    "train_loss": [0.5, 0.2, 0.1],
+    "validation_loss": [0.6, 0.1, 0.05],
+    "validation_accuracy": [0.9, 0.99, 1.0],  # no error at all, on a logarithmic axis
+}
+
+
+def judged(digits: Digits, wrong: int) -> Evaluation:
+    logits = 5 * np.eye(10, dtype=np.float32)[digits.labels]
+    surest_first = np.linspace(1.2, 1, wrong, dtype=np.float32).reshape(-1, 1)
+    logits[:wrong] = surest_first * np.roll(logits[:wrong], 1, axis=1)
+    return evaluate(logits, digits.labels, bins=15)
+
+
+def assert_is_a_picture(path: Path) -> None:
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 50
+        assert picture.convert("L").getextrema()[0] < 100  # something dark is drawn
+        assert picture.info.keys() <= {"dpi"}
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    draw_curves(HISTORY, tmp_path / "curves.png")
+    assert_is_a_picture(tmp_path / "curves.png")
+
+
+def test_the_reliability_diagram_is_drawn(test_digits: Digits, tmp_path: Path) -> None:
+    draw_reliability(judged(test_digits, 50), tmp_path / "reliability.png")
+    assert_is_a_picture(tmp_path / "reliability.png")
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 12, 13, 300])
+def test_the_gallery_holds_any_number_of_mistakes(
+    wrong: int, test_digits: Digits, tmp_path: Path
+) -> None:
+    path = tmp_path / "gallery.png"
+    draw_misclassified(judged(test_digits, wrong), test_digits, path)
+    assert_is_a_picture(path)
+
+
+def test_the_gallery_shows_the_very_digits_that_are_read_wrongly(
+    test_digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    shown: list[tuple[np.ndarray, str]] = []
+    set_title = Axes.set_title
+
+    def noting(axes: Axes, title: str, **options: object) -> object:
+        shown.append((np.asarray(axes.images[0].get_array()), title))
+        return set_title(axes, title, **options)
+
+    monkeypatch.setattr(Axes, "set_title", noting)
+    draw_misclassified(judged(test_digits, 3), test_digits, tmp_path / "gallery.png")
+    assert len(shown) == 3
+    for index, (image, title) in enumerate(shown):
+        assert np.array_equal(image, test_digits.images[index])
+        label = test_digits.labels[index]
+        assert title.startswith(f"{label} → {(label + 1) % 10} (0.9")
+
+
+def test_the_same_figures_have_the_same_bytes(test_digits: Digits, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        draw_misclassified(judged(test_digits, 5), test_digits, tmp_path / name)
+    assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
