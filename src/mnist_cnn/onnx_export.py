@@ -1,0 +1,162 @@
+"""The deployable graph: uint8 pixels in, logits and probabilities out, checked against torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mnist_cnn.digits import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD, Digits
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.model import predict_logits, to_input
+
+INPUT = "image"
+OUTPUTS = ["logits", "probabilities"]
+
+# One image, a batch that divides nothing, a usual one, and the whole test set at once.
+BATCH_SIZES = (1, 7, 256, 10_000)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How onnxruntime compares with torch on the same images.
+
+    Attributes:
+        largest_difference: between two logits of the same image and class, over all batch sizes.
+        agreement: the smallest share of images, over all batch sizes, with the same class.
+        accuracy: by onnxruntime, the smallest over all batch sizes.
+    """
+
+    largest_difference: float
+    agreement: float
+    accuracy: float
+
+
+class Deployable(nn.Module):
+    """`network` with what surrounds it: from uint8 ``[batch, 28, 28]`` to both outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities, each float ``[batch, 10]``."""
+        logits = self.network(to_input(image))
+        return logits, logits.softmax(dim=1)
+
+
+def describe(network: nn.Module, weights_sha256: str) -> dict[str, str]:
+    """What the ONNX file says about itself."""
+    return {
+        "labels": ",".join(LABELS),
+        "input": f"uint8 [batch, {IMAGE_SIZE}, {IMAGE_SIZE}]; 0 is background, 255 is ink",
+        "normalisation": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}, inside the graph",
+        "dataset": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
+        "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
+        "weights_sha256": weights_sha256,
+        "licence": "MIT",
+    }
+
+
+def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> ModelProto:
+    """Export `network` as one self-contained ONNX model with a dynamic batch.
+
+    The same network gives the same bytes: nothing of this machine is in them, neither its
+    folders nor the time.
+
+    Args:
+        network: from float ``[n, 1, 28, 28]`` in [0, 1] to logits; is put in evaluation mode.
+        opset: of the default ONNX domain.
+        metadata: kept in the model's own properties.
+
+    Raises:
+        onnx.checker.ValidationError: the graph is not valid ONNX.
+    """
+    program = cast(  # None is returned by the older exporter alone
+        "torch.onnx.ONNXProgram",
+        torch.onnx.export(
+            Deployable(network).eval(),
+            # With an example of one image, the exporter would fix the batch at one.
+            (torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8),),
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            opset_version=opset,
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+            external_data=False,
+            verbose=False,
+        ),
+    )
+    model = program.model_proto
+    _strip(model)
+    # The oldest format that has these operators, so that older runtimes read it too.
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _strip(model: ModelProto) -> None:
+    """Drop what the exporter notes for debugging: stack traces, with paths of this machine."""
+    graph = model.graph
+    named = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in (model, graph, *named):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def check_parity(
+    model: ModelProto,
+    network: nn.Module,
+    digits: Digits,
+    tolerance: float,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> Parity:
+    """Run `model` on all of `digits` in each of `batch_sizes`, and compare it with `network`.
+
+    Raises:
+        MnistCnnError: a logit or probability differs by more than `tolerance`, or an image
+            gets another class.
+    """
+    expected_logits = predict_logits(network, torch.from_numpy(digits.images))
+    expected = [expected_logits.numpy(), expected_logits.softmax(dim=1).numpy()]
+    expected_class = expected[0].argmax(axis=1)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # one rounding, however many cores there are
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    differences, agreements, accuracies = [], [], []
+    with tqdm(
+        total=len(batch_sizes) * len(digits), unit="image", desc="parity", disable=None
+    ) as progress:
+        for size in batch_sizes:
+            batches = []
+            for start in range(0, len(digits), size):
+                batch = digits.images[start : start + size]
+                batches.append(session.run(OUTPUTS, {INPUT: batch}))
+                progress.update(len(batch))
+            found = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+            gaps = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
+            # A NaN compares false with everything, so the test says what is fine.
+            if not max(gaps) <= tolerance:
+                raise MnistCnnError(
+                    f"in batches of {size}, onnxruntime differs from torch by {max(gaps):.2g}, "
+                    f"more than export.tolerance {tolerance:g}; no model was written"
+                )
+            found_class = found[0].argmax(axis=1)
+            differences.append(gaps[0])
+            agreements.append(float((found_class == expected_class).mean()))
+            accuracies.append(float((found_class == digits.labels).mean()))
+            if agreements[-1] < 1:
+                index = int((found_class != expected_class).argmax())
+                raise MnistCnnError(
+                    f"in batches of {size}, onnxruntime reads test image {index} as "
+                    f"{found_class[index]}, torch as {expected_class[index]}; no model was written"
+                )
+    return Parity(max(differences), min(agreements), min(accuracies))
