@@ -1,0 +1,389 @@
+"""The pipeline as users run it: real `dvc` calls on a small part of the real data."""
+
+import ast
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, Project, copy_project
+from PIL import Image
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from mnist_cnn.digits import Digits
+from mnist_cnn.params import Params, Section
+from mnist_cnn.sources import SHA256
+
+STAGES = ["download", "train", "evaluate", "export"]
+PIPELINE: dict[str, Any] = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
+LOCK = REPOSITORY / "dvc.lock"
+
+
+def entries(stage: str, kind: str) -> list[str]:
+    """What `dvc.yaml` lists under `kind`, without the options of each entry."""
+    listed = PIPELINE["stages"][stage].get(kind, [])
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in listed]
+
+
+def imported(file: Path) -> set[Path]:
+    """The modules of the package that `file` imports anywhere, directly or not, and itself."""
+    package = REPOSITORY / "src/mnist_cnn"
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for node in ast.walk(ast.parse(module.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert node.level == 0, f"{module} imports by a relative name"
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                if name.split(".")[0] == "mnist_cnn":
+                    waiting.append(package / "__init__.py")
+                    candidate = package.parent / f"{name.replace('.', '/')}.py"
+                    if candidate.is_file():
+                        waiting.append(candidate)
+    return found
+
+
+def test_stages_have_the_names_of_their_files_in_the_pipelines_order() -> None:
+    assert list(PIPELINE["stages"]) == STAGES
+    assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == set(STAGES)
+    for stage in STAGES:
+        assert PIPELINE["stages"][stage]["cmd"] == f"PYTHONPATH=src python stages/{stage}.py"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
+    modules = imported(REPOSITORY / "stages" / f"{stage}.py")
+    code = {path.relative_to(REPOSITORY).as_posix() for path in modules}
+    assert {name for name in entries(stage, "deps") if name.endswith(".py")} == code
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[type[BaseModel], str, str]]:
+    """The section, the name and the dotted key of each setting."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield model, name, f"{prefix}{name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_exactly_the_settings_that_it_reads(
+    stage: str, reproduced: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(reproduced.folder, folder, ignore=shutil.ignore_patterns(".dvc", ".git"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [f"stages/{stage}.py"])
+    known = {(section, name): key for section, name, key in keys(Params)}
+    read: set[str] = set()
+
+    def noting(section: Section, name: str) -> Any:
+        key = known.get((type(section), name))
+        if key:
+            read.add(key)
+        return BaseModel.__getattribute__(section, name)
+
+    program = runpy.run_path(f"stages/{stage}.py", run_name="stage")
+    main: Callable[[], None] = program["main"]
+    load_params = program["load_params"]
+
+    def load_then_note() -> Params:
+        loaded: Params = load_params()
+        monkeypatch.setattr(Section, "__getattribute__", noting, raising=False)
+        return loaded
+
+    main.__globals__["load_params"] = load_then_note
+    main()
+    listed = entries(stage, "params")
+    declared = {
+        key for key in known.values() for entry in listed if f"{key}.".startswith(f"{entry}.")
+    }
+    assert read == declared
+
+
+def test_every_output_is_declared_once_and_data_only_where_it_is_used() -> None:
+    test_images = {"data/raw/t10k-images-idx3-ubyte", "data/raw/t10k-labels-idx1-ubyte"}
+    assert test_images.isdisjoint(entries("train", "deps"))
+    assert test_images <= set(entries("evaluate", "deps"))
+    outputs = [
+        name
+        for stage in STAGES
+        for kind in ("outs", "metrics", "plots")
+        for name in entries(stage, kind)
+    ]
+    assert len(outputs) == len(set(outputs))
+
+
+def test_the_committed_lock_is_of_the_committed_code_settings_and_metrics() -> None:
+    lock = YAML(typ="safe").load(LOCK)["stages"]
+    settings = YAML(typ="safe").load(REPOSITORY / "params.yaml")
+    for stage in STAGES:
+        assert lock[stage]["cmd"] == PIPELINE["stages"][stage]["cmd"]
+        for kind in ("deps", "outs"):
+            for entry in lock[stage][kind]:
+                path = REPOSITORY / entry["path"]
+                if path.suffix in {".py", ".json", ".csv", ".png"}:  # in git, not in the cache
+                    found = md5(path.read_bytes()).hexdigest()
+                    assert found == entry["md5"], f"run `dvc repro`, then commit: {path} differs"
+        for key, value in lock[stage]["params"]["params.yaml"].items():
+            current = settings
+            for part in key.split("."):
+                current = current[part]
+            assert current == value, f"run `dvc repro`, then commit: {key} differs"
+
+
+@pytest.mark.slow
+def test_a_second_run_has_nothing_to_do(reproduced: Project) -> None:
+    assert reproduced.repro() == []
+    assert "up to date" in reproduced.run("dvc", "status").stdout
+    assert reproduced.run("git", "status", "--porcelain").stdout == ""
+
+
+def add_a_line(name: str) -> Callable[[Project], None]:
+    def edit(project: Project) -> None:
+        path = project.folder / name
+        path.write_text(path.read_text() + "\n# edited\n")
+
+    return edit
+
+
+def set_params(**settings: Any) -> Callable[[Project], None]:
+    return lambda project: project.set(**settings)
+
+
+# What README.md promises to rerun, by the words in its table.
+EDITS = {
+    "`train.learning_rate`": set_params(**{"train.learning_rate": 0.05}),
+    "`evaluate.min_accuracy`": set_params(**{"evaluate.min_accuracy": 0.4}),
+    "`export.tolerance`": set_params(**{"export.tolerance": 0.001}),
+    "`data.sources`": lambda project: project.set(
+        **{"data.sources": [f"folder:{project.folder}/nowhere", *_sources(project)]}
+    ),
+    "`src/mnist_cnn/model.py`": add_a_line("src/mnist_cnn/model.py"),
+    "`src/mnist_cnn/figures.py`": add_a_line("src/mnist_cnn/figures.py"),
+    "`src/mnist_cnn/onnx_export.py`": add_a_line("src/mnist_cnn/onnx_export.py"),
+    "`src/mnist_cnn/cli.py`, `README.md`, a test": lambda project: [
+        add_a_line(name)(project)
+        for name in ("src/mnist_cnn/cli.py", "README.md", "tests/test_model.py")
+    ],
+}
+
+
+def _sources(project: Project) -> list[str]:
+    sources: list[str] = YAML(typ="safe").load(project.folder / "params.yaml")["data"]["sources"]
+    return sources
+
+
+def readme_table() -> dict[str, list[str]]:
+    """The table of README.md that starts with "You change"; the stages that each row names."""
+    text = (REPOSITORY / "README.md").read_text()
+    table = text[text.index("| You change") :].split("\n\n")[0].splitlines()[2:]
+    rows = (re.split(r" *\| *", line.strip("| ")) for line in table)
+    return {edit: re.findall(r"\w+", stages.replace("nothing", "")) for edit, stages in rows}
+
+
+def test_the_readmes_table_is_the_one_tested_here() -> None:
+    assert readme_table().keys() == EDITS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", EDITS)
+def test_only_what_changed_runs_again_and_going_back_runs_nothing(
+    edit: str, reproduced: Project
+) -> None:
+    before = reproduced.hashes("data", "metrics", "models")
+    EDITS[edit](reproduced)
+    assert reproduced.repro() == readme_table()[edit]
+    reproduced.run("git", "checkout", "--quiet", ".")
+    assert reproduced.repro() == []  # restored from the run cache
+    assert reproduced.hashes("data", "metrics", "models") == before
+    assert reproduced.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_going_back_after_training_anew_restores_from_the_run_cache(reproduced: Project) -> None:
+    before = reproduced.hashes("models")
+    reproduced.set(**{"train.seed": 7})
+    assert "train" in reproduced.repro()
+    assert reproduced.hashes("models") != before
+    reproduced.set(**{"train.seed": 0})  # dvc.lock is now the other run's
+    output = reproduced.run("dvc", "repro").stdout
+    assert "Running stage" not in output
+    assert "Stage 'train' is cached - skipping run" in output
+    assert reproduced.hashes("models") == before
+    reproduced.run("git", "checkout", "--quiet", ".")
+
+
+@pytest.mark.slow
+def test_dvcs_comparisons_are_readable(reproduced: Project) -> None:
+    reproduced.set(**{"train.learning_rate": 0.02})
+    parameters = reproduced.run("dvc", "params", "diff").stdout
+    assert re.search(r"params\.yaml +train\.learning_rate +0\.1 +0\.02", parameters)
+    reproduced.repro()
+    shown = reproduced.run("dvc", "metrics", "show").stdout
+    for name in ("accuracy", "calibration_error", "validation_accuracy", "onnxruntime_accuracy"):
+        assert name in shown
+    changes = reproduced.run("dvc", "metrics", "diff").stdout
+    assert re.search(r"metrics/accuracy\.json +negative_log_likelihood +\d", changes)
+    page = reproduced.run("dvc", "plots", "diff", "--out", "dvc_plots", "HEAD").stdout
+    html = Path(page.strip().removeprefix("file://")).read_text()
+    for title in ("Loss", "Validation accuracy", "Confusion matrix", "misclassified.png"):
+        assert title in html
+    shutil.rmtree(reproduced.folder / "dvc_plots")
+    reproduced.run("git", "checkout", "--quiet", ".")
+    assert reproduced.repro() == []
+
+
+@pytest.mark.slow
+def test_plots_show_has_each_plot_once(reproduced: Project) -> None:
+    reproduced.run("dvc", "plots", "show")
+    html = (reproduced.folder / "dvc_plots/index.html").read_text()
+    titles = re.findall(r'"title": \{"text": "([^"]+)"', html)
+    assert sorted(set(titles)) == ["Confusion matrix", "Loss", "Validation accuracy"]
+    pictures = re.findall(r'<img[^>]*src="static/workspace_metrics_plots_(\w+)\.png"', html)
+    assert sorted(pictures) == ["curves", "misclassified", "reliability"]
+    shutil.rmtree(reproduced.folder / "dvc_plots")
+
+
+@pytest.mark.slow
+def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> None:
+    reproduced.run("dvc", "exp", "run", "--name", "gentle", "-S", "train.learning_rate=0.03")
+    rows = json.loads(reproduced.run("dvc", "exp", "show", "--json").stdout)
+    (experiment,) = rows[1]["experiments"]
+    assert experiment["name"] == "gentle"
+    drop = ".*(class|_95|onnx|difference|metrics|models)"  # as README.md gives it
+    table = reproduced.run("dvc", "exp", "show", "--only-changed", "--drop", drop).stdout
+    (row,) = (line for line in table.splitlines() if "gentle" in line)
+    assert re.search(r"\b0\.03\b", row)
+    assert max(map(len, table.splitlines())) < 170
+    reproduced.run("dvc", "exp", "remove", "gentle")
+    reproduced.run("git", "checkout", "--quiet", ".")
+    assert reproduced.repro() == []
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> None:
+    """Not the code of the folder that the package is installed from."""
+    edited = reproduced.folder / "stages/export.py"
+    edited.write_text(edited.read_text().replace('print(f"{ONNX', 'print(f"as edited: {ONNX'))
+    module = reproduced.folder / "src/mnist_cnn/onnx_export.py"
+    module.write_text(module.read_text().replace('"licence": "MIT"', '"licence": "as edited"'))
+    output = reproduced.run("dvc", "exp", "run", "--temp", "--name", "copy").stdout
+    assert "as edited: models/mnist_cnn.onnx" in output
+    reproduced.run("git", "checkout", "--quiet", ".")
+    reproduced.run("dvc", "exp", "apply", "copy")
+    assert b"as edited" in (reproduced.folder / "models/mnist_cnn.onnx").read_bytes()
+    reproduced.run("git", "checkout", "--quiet", ".")
+    reproduced.run("dvc", "exp", "remove", "copy")
+    assert reproduced.repro() == []
+
+
+@pytest.mark.slow
+def test_the_readmes_python_example_reads_a_picture(
+    reproduced: Project, test_digits: Digits, tmp_path: Path
+) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    Image.fromarray(test_digits.images[0]).save(tmp_path / "digit.png")
+    (tmp_path / "models").symlink_to(reproduced.folder / "models")
+    read = Project(tmp_path).run(sys.executable, "-c", example).stdout.strip()
+    first = (reproduced.folder / "metrics/plots/confusion.csv").read_text().splitlines()[1]
+    assert read == first.split(",")[1]
+
+
+@pytest.mark.slow
+def test_a_missed_accuracy_gate_is_one_clear_line(reproduced: Project) -> None:
+    reproduced.set(**{"evaluate.min_accuracy": 1.0})
+    result = reproduced.run("dvc", "repro", check=False)
+    assert result.returncode != 0
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("evaluate: "))
+    assert re.search(r"accuracy 0\.\d{4} is below evaluate\.min_accuracy 1\.0", line)
+    assert "Traceback" not in result.stdout
+    assert (reproduced.folder / "metrics/accuracy.json").is_file()
+    reproduced.run("git", "checkout", "--quiet", ".")
+    assert reproduced.repro() == []
+
+
+@pytest.mark.slow
+def test_a_missed_parity_tolerance_leaves_no_model(reproduced: Project) -> None:
+    reproduced.set(**{"export.tolerance": 1e-12})
+    result = reproduced.run("dvc", "repro", check=False)
+    assert result.returncode != 0
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("export: "))
+    assert "more than export.tolerance 1e-12; no model was written" in line
+    assert "Traceback" not in result.stdout
+    assert not (reproduced.folder / "models/mnist_cnn.onnx").exists()
+    reproduced.run("git", "checkout", "--quiet", ".")
+    assert reproduced.repro() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_refuses_bad_settings_before_any_work(stage: str, reproduced: Project) -> None:
+    before = reproduced.hashes("data", "metrics", "models")
+    reproduced.set(**{"train.epochs": 0, "export.opset": "latest"})
+    result = reproduced.run(sys.executable, f"stages/{stage}.py", check=False)
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
+        f"{stage}: params.yaml cannot be used:",
+        "  train.epochs: 0; should be a whole number, at least 1 and at most 10000",
+        "  export.opset: 'latest'; should be a whole number, at least 18 and at most 23",
+    ]
+    assert reproduced.hashes("data", "metrics", "models") == before
+    reproduced.run("git", "checkout", "--quiet", ".")
+
+
+@pytest.mark.slow
+def test_training_needs_no_test_images(reproduced: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(reproduced.folder, folder, ignore=shutil.ignore_patterns(".dvc", ".git"))
+    for name in SHA256:
+        if name.startswith("t10k"):
+            (folder / "data/raw" / name).unlink()
+    Project(folder).run(sys.executable, "stages/train.py")
+    weights = "models/model.safetensors"
+    assert (folder / weights).read_bytes() == (reproduced.folder / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_runs_in_two_folders_give_the_same_bytes_and_the_same_lock(
+    reproduced: Project, tmp_path: Path, raw_data: Path
+) -> None:
+    again = copy_project(tmp_path / "somewhere else" / "deeper", raw_data)
+    assert again.repro() == STAGES
+    assert again.hashes("data", "metrics", "models") == reproduced.hashes(
+        "data", "metrics", "models"
+    )
+    locks = [(project.folder / "dvc.lock").read_text() for project in (reproduced, again)]
+    assert locks[0] == locks[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not list(Path(sys.prefix).glob(".ready-*")), reason="the environment is not from `make setup`"
+)
+def test_the_readmes_first_command_works_in_a_fresh_clone(tmp_path: Path, raw_data: Path) -> None:
+    fresh = copy_project(tmp_path / "original", raw_data)
+    fresh.run("git", "clone", "--quiet", str(fresh.folder), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    first = clone.run("make", "repro", f"VENV={sys.prefix}").stdout
+    assert "pip install" not in first  # set up once
+    assert re.findall(r"Running stage '(\w+)'", first) == STAGES
+    assert (clone.folder / "models/mnist_cnn.onnx").is_file()
+    assert "up to date" in clone.run("make", "repro", f"VENV={sys.prefix}").stdout

@@ -1,0 +1,58 @@
+"""What the project promises about its own files."""
+
+import re
+import subprocess
+import tomllib
+
+from conftest import REPOSITORY
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return listed.stdout.splitlines()
+
+
+def test_the_lock_pins_every_package_by_hash_and_names_no_address() -> None:
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    pins = re.findall(r"^[a-z0-9][^\n]*", lock, re.MULTILINE)
+    assert len(pins) > 100
+    assert all(re.match(r"[a-z0-9.-]+==\S+ .*\\$", pin) for pin in pins)
+    assert lock.count("--hash=sha256:") >= len(pins)
+    assert "://" not in lock
+    assert "--index-url" not in lock
+
+
+def test_the_lock_holds_what_the_project_asks_for() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    asked = [
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["train"],
+        *project["dependency-groups"]["dev"],
+        *project["build-system"]["requires"],
+    ]
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    for requirement in asked:
+        name = re.split(r"[=><]", requirement)[0]
+        assert f"\n{name}==" in lock, f"run `make lock`: {name} is missing"
+    assert "\ntorch==2.14.1 " in lock
+    assert "\ntorchvision==0.29.1 " in lock
+
+
+def test_what_the_pipeline_makes_is_not_in_git() -> None:
+    assert [name for name in tracked() if name.startswith(("data/", "models/"))] == []
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    script = (REPOSITORY / ".ci/run").read_text()
+    assert script.rstrip().splitlines()[-1] == "make test"
+    assert "make test" in (REPOSITORY / "README.md").read_text()
+
+
+def test_dvc_sends_no_analytics() -> None:
+    assert "analytics = false" in (REPOSITORY / ".dvc/config").read_text()
