@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-BIN := $(abspath $(VENV))/bin
+BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 # Stages are started by dvc as plain `python`, so the environment's own comes first.
 export PATH := $(BIN):$(PATH)
 # One name per content of the lock: a checkout that changes it sets up again, and

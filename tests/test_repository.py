@@ -1,5 +1,6 @@
 """What the project promises about its own files."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -56,3 +57,13 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_dvc_sends_no_analytics() -> None:
     assert "analytics = false" in (REPOSITORY / ".dvc/config").read_text()
+
+
+def test_the_readmes_headline_is_what_the_pipeline_measured() -> None:
+    metrics = json.loads((REPOSITORY / "metrics/accuracy.json").read_text())
+    accuracy, low, high = (
+        100 * metrics[name] for name in ("accuracy", "accuracy_95_low", "accuracy_95_high")
+    )
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    assert f"{accuracy:.2f} % of the 10,000 test images" in readme
+    assert f"95 % interval {low:.2f} to {high:.2f} %" in readme

@@ -171,4 +171,4 @@ def _copy(content: IO[bytes] | gzip.GzipFile, target: Path) -> None:
 
 
 def _one_line(message: str) -> str:
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    return " ".join(message.split())
