@@ -27,7 +27,12 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     losses, errors = figure.subplots(1, 2)
     epochs = history["epoch"]
     losses.plot(epochs, history["train_loss"], color=GREY, label="training images, distorted")
-    losses.plot(epochs, history["validation_loss"], color=BLUE, label="validation images")
+    losses.plot(
+        epochs,
+        history["validation_loss"],
+        color=BLUE,
+        label="validation images, averaged weights",
+    )
     losses.legend(frameon=False)
     rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
     errors.plot(epochs, rates, color=BLUE)
@@ -38,6 +43,7 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set_xlabel("epoch")
         axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _bare(axes)
     _save(figure, path)
