@@ -19,10 +19,14 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make .venv and install what requirements.lock names (once)
 
+# One package has no wheel, and is built with the locked setuptools: by default, pip would
+# fetch another one for that, unchecked.
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist-cnn needs Python 3.11 or newer; name one: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --require-hashes --requirement requirements.lock
+	awk '/^[a-z]/ {wanted = /^setuptools==/} wanted' requirements.lock > $(VENV)/setuptools.lock
+	python -m pip install --require-hashes --requirement $(VENV)/setuptools.lock
+	python -m pip install --require-hashes --no-build-isolation --requirement requirements.lock
 	python -m pip install --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.ready-*
 	@touch $@
