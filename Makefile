@@ -1,14 +1,12 @@
 # `make help` lists the targets. PYTHON picks the interpreter that .venv is made with.
 
 PYTHON ?= python3
-VENV ?= .venv
 
-BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
-# Stages are started by dvc as plain `python`, so the environment's own comes first.
-export PATH := $(BIN):$(PATH)
+# dvc starts the stages as plain `python`, so the environment's own comes first.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # One name per content of the lock: a checkout that changes it sets up again, and
 # one that only touches the file does not.
-READY := $(VENV)/.ready-$(shell git hash-object requirements.lock)
+READY := .venv/.ready-$(shell git hash-object requirements.lock)
 
 .DEFAULT_GOAL := help
 
@@ -23,12 +21,12 @@ setup: $(READY) ## make .venv and install what requirements.lock names (once)
 # fetch another one for that, unchecked.
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist-cnn needs Python 3.11 or newer; name one: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv $(VENV)
-	awk '/^[a-z]/ {wanted = /^setuptools==/} wanted' requirements.lock > $(VENV)/setuptools.lock
-	python -m pip install --require-hashes --requirement $(VENV)/setuptools.lock
+	$(PYTHON) -m venv .venv
+	awk '/^[a-z]/ {wanted = /^setuptools==/} wanted' requirements.lock > .venv/setuptools.lock
+	python -m pip install --require-hashes --requirement .venv/setuptools.lock
 	python -m pip install --require-hashes --no-build-isolation --requirement requirements.lock
 	python -m pip install --no-deps --no-build-isolation --editable .
-	@rm -f $(VENV)/.ready-*
+	@rm -f .venv/.ready-*
 	@touch $@
 
 .PHONY: repro
