@@ -116,6 +116,14 @@ def test_a_diverged_loss_names_epoch_and_step(
         run(few, recipe, learning_rate=1e30, warmup=0.0)
 
 
+def test_weights_that_the_last_step_broke_are_noticed(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    few = small_digits[0].take(torch.arange(50).numpy()), small_digits[1]
+    with pytest.raises(MnistCnnError, match=r"the loss became nan in epoch 1, step 1 of 1"):
+        run(few, recipe, learning_rate=1e30, warmup=0.0, averaging=0.0)
+
+
 def test_averaging_is_the_exponential_moving_average(recipe: Train, small_digits) -> None:
     """Against the definition, on the raw weights that averaging 0 returns after each step."""
     few = small_digits[0].take(torch.arange(150).numpy()), small_digits[1]

@@ -101,7 +101,6 @@ def train(training: Digits, validation: Digits, model: Model, recipe: Train) -> 
                 averaged.update_parameters(network)
                 losses[step] = loss.detach()
                 progress.update()
-            _check_finite(losses, epoch)
             logits = predict_logits(averaged, validation_images)
             correct = (logits.argmax(1) == validation_labels).sum().item()
             entry = EpochLog(
@@ -110,6 +109,7 @@ def train(training: Digits, validation: Digits, model: Model, recipe: Train) -> 
                 validation_loss=functional.cross_entropy(logits, validation_labels).item(),
                 validation_accuracy=correct / len(validation),
             )
+            _check_finite(losses, entry)
             log.append(entry)
             tqdm.write(
                 f"epoch {epoch}/{recipe.epochs}: loss {entry.train_loss:.4f}, "
@@ -133,7 +133,7 @@ def _make_deterministic(recipe: Train) -> None:
 
 
 def _optimizer(network: nn.Module, recipe: Train) -> Optimizer:
-    # Decay would pull batch norm's scales to zero, which only rescales the layer after it.
+    # Biases and norms only shift and scale: decay would hold them back and smooth nothing.
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [
@@ -163,11 +163,15 @@ def _schedule(recipe: Train, steps: int) -> Callable[[int], float]:
     return share
 
 
-def _check_finite(losses: Tensor, epoch: int) -> None:
-    broken = (~losses.isfinite()).nonzero()
-    if len(broken):
-        step = int(broken[0])
-        raise MnistCnnError(
-            f"the loss became {losses[step].item()} in epoch {epoch}, step {step + 1} of "
-            f"{len(losses)}; lower train.learning_rate in params.yaml"
-        )
+def _check_finite(losses: Tensor, entry: EpochLog) -> None:
+    broken = (~losses.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        loss, step = losses[broken[0]].item(), broken[0] + 1
+    elif not math.isfinite(entry.validation_loss):  # broken by the very last step
+        loss, step = entry.validation_loss, len(losses)
+    else:
+        return
+    raise MnistCnnError(
+        f"the loss became {loss} in epoch {entry.epoch}, step {step} of {len(losses)}; "
+        "lower train.learning_rate in params.yaml"
+    )
