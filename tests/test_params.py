@@ -87,33 +87,49 @@ def test_all_problems_are_told_at_once_each_on_its_line(
         "model: None; should be a section with the keys dropout",
         "train.epochs: missing; should be a whole number, at least 1 and at most 10000",
         "train.learning_rate: 0; should be a number, above 0 and at most 10",
-        "train.epoch: unknown key; do you mean epochs?",
+        "train.epoch: 24; unknown key, do you mean epochs?",
         "evaluate.min_accuracy: 99.45; should be a number, at least 0 and at most 1",
-        "sweep: unknown key; known here: data, model, train, evaluate, export",
+        "sweep: {}; unknown key, known here: data, model, train, evaluate, export",
     ]
 
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"train.clean_epochs": 16}, "train: clean_epochs should be at most epochs"),
+        (
+            {"train.clean_epochs": 25},
+            "train.clean_epochs: 25; should be at most train.epochs, which is 24",
+        ),
         (
             {"data.split.train_images": 55_001},
-            "data.split: train_images and validation_images should add up to 60000 at most",
+            "data.split.validation_images: 5000; should be at most 4999, "
+            "the images that data.split.train_images leaves",
         ),
         (
             {"data.split.train_images": 100},
-            "train.batch_size should be at most data.split.train_images",
+            "train.batch_size: 128; should be at most data.split.train_images, which is 100",
         ),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(
     content: dict[str, Any], settings: dict[str, Any], problem: str, tmp_path: Path
 ) -> None:
-    put(content, "train.epochs", 15)
     for key, value in settings.items():
         put(content, key, value)
     assert problems(content, tmp_path) == [problem]
+    put(content, "train.seed", -1)  # another problem does not hide it
+    assert problem in problems(content, tmp_path)
+
+
+@pytest.mark.parametrize("key", [1, 1.5, None])
+def test_a_key_that_is_no_word_is_an_unknown_key(
+    content: dict[str, Any], key: Any, tmp_path: Path
+) -> None:
+    content["train"][key] = 2
+    content[key] = 2
+    inner, outer = problems(content, tmp_path)
+    assert inner.startswith(f"train.{key}: {key!r}; unknown key, ")
+    assert outer.startswith(f"{key}: {key!r}; unknown key, ")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +139,10 @@ def test_settings_that_cannot_work_together_are_refused(
         ("- train", "should hold the sections data, model, train, evaluate, export"),
         ("train: [", "is not valid YAML: line 1, column 9: "),
         ("train: 1\ntrain: 2\n", 'line 2, column 1: found duplicate key "train"'),
+        ("train: 2026-13-45", "is not valid YAML: month must be in 1..12"),
+        ("train: !!int abc", "is not valid YAML: invalid literal for int()"),
+        ("train: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("train: " + "[" * 3000, "is not valid YAML: it is nested too deeply"),
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:

