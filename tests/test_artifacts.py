@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn.artifacts import read_columns, replacing, sha256, write_bytes, write_csv, write_json
+from mnist_cnn.errors import MnistCnnError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -60,6 +61,22 @@ def test_columns_come_back_as_they_were_written(tmp_path: Path) -> None:
     write_csv(path, ["epoch", "loss"], [(1, 0.1), (2, 1e-9)])
     assert path.read_bytes() == b"epoch,loss\n1,0.1\n2,1e-09\n"
     assert read_columns(path) == {"epoch": [1, 2], "loss": [0.1, 1e-9]}
+
+
+@pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch,loss\n1\n", "epoch,loss\n1,x\n"])
+def test_damaged_columns_are_refused_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(MnistCnnError, match=f"{path} is damaged; run `dvc repro`"):
+        read_columns(path)
+
+
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(OSError, match="Is a directory") as failure, replacing(path) as partial:
+        partial.mkdir()
+        partial.write_bytes(b"content")
+    assert failure.value.filename == str(path)
 
 
 def test_the_hash_is_sha_256(tmp_path: Path) -> None:

@@ -72,6 +72,27 @@ def test_labels_in_place_of_images_are_refused(raw_data: Path, tmp_path: Path) -
         read_training_digits(tmp_path)
 
 
+def test_a_label_that_is_no_digit_is_refused(raw_data: Path, tmp_path: Path) -> None:
+    images, labels = (raw_data / name for name in TEST_FILES)
+    (tmp_path / images.name).symlink_to(images)
+    (tmp_path / labels.name).write_bytes(labels.read_bytes()[:-1] + b"\x4d")
+    with pytest.raises(MnistCnnError, match=f"{labels.name} holds the label 77"):
+        read_test_digits(tmp_path)
+
+
+def test_no_images_at_all_are_refused(tmp_path: Path) -> None:
+    images, labels = (tmp_path / name for name in TEST_FILES)
+    images.write_bytes(b"\x00\x00\x08\x03" + bytes(4) + b"\x00\x00\x00\x1c" * 2)
+    labels.write_bytes(b"\x00\x00\x08\x01" + bytes(4))
+    with pytest.raises(MnistCnnError, match="holds no 28x28 images"):
+        read_test_digits(tmp_path)
+
+
+def test_missing_files_name_the_command_that_fetches_them(tmp_path: Path) -> None:
+    with pytest.raises(MnistCnnError, match=r"there is no .*; run `dvc repro download`"):
+        read_test_digits(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def numbered(raw_data: Path) -> Digits:
     """The real training labels, with each image's own number written into its pixels."""

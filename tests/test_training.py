@@ -77,10 +77,16 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
     ],
     ids=str,
 )
-def test_every_setting_of_the_recipe_acts(
+def test_a_change_of_the_recipe_acts(
     small_digits: tuple[Digits, Digits], recipe: Train, change: dict[str, Any]
 ) -> None:
     assert not same(run(small_digits, recipe).network, run(small_digits, recipe, **change).network)
+
+
+@pytest.mark.slow
+def test_dropout_acts(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
+    with_dropout = train(*small_digits, Model(dropout=0.5), recipe)
+    assert not same(run(small_digits, recipe).network, with_dropout.network)
 
 
 @pytest.mark.slow
@@ -124,24 +130,22 @@ def test_weights_that_the_last_step_broke_are_noticed(
         run(few, recipe, learning_rate=1e30, warmup=0.0, averaging=0.0)
 
 
-def test_averaging_is_the_exponential_moving_average(recipe: Train, small_digits) -> None:
-    """Against the definition, on the raw weights that averaging 0 returns after each step."""
+def test_averaging_is_the_exponential_moving_average_of_the_weights_after_each_step(
+    small_digits: tuple[Digits, Digits], recipe: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = small_digits[0].take(torch.arange(150).numpy()), small_digits[1]
-    constant = {"schedule": "linear", "warmup": 0.0, "clean_epochs": 1, "batch_size": 50}
-
-    raw: list[dict[str, torch.Tensor]] = []
+    raw: list[list[torch.Tensor]] = []
     step = SGD.step
 
     def noting(optimizer: SGD, closure: Any = None) -> Any:
         result = step(optimizer, closure)
-        raw.append(
-            [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
-        )
+        groups = (group["params"] for group in optimizer.param_groups)
+        raw.append([parameter.detach().clone() for group in groups for parameter in group])
         return result
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SGD, "step", noting)
-        averaged = run(few, recipe, averaging=0.8, **constant).network
+    monkeypatch.setattr(SGD, "step", noting)
+    averaged = run(few, recipe, averaging=0.8).network
+    assert len(raw) == 3
     expected = raw[0]
     for weights in raw[1:]:
         expected = [0.8 * old + 0.2 * new for old, new in zip(expected, weights, strict=True)]

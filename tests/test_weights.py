@@ -47,6 +47,14 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
         load_weights(DigitCNN(), path)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    network = DigitCNN()
+    network.classifier.bias.data[3] = torch.nan
+    save_weights(network, tmp_path / "weights")
+    with pytest.raises(MnistCnnError, match=r"has NaN or infinity in classifier\.bias"):
+        load_weights(DigitCNN(), tmp_path / "weights")
+
+
 def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     save_weights(nn.Linear(2, 2), path)

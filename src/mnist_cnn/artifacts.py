@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mnist_cnn.errors import MnistCnnError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -30,6 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_dir():
             _remove(path)  # a rename replaces a file, but no folder with files in it
         partial.replace(path)
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)  # the file that the user knows
+        raise
     finally:
         _remove(partial)
 
@@ -69,11 +75,16 @@ def read_columns(path: Path) -> dict[str, list[float]]:
     """The columns of a CSV file of numbers, by their names in its header.
 
     Raises:
+        MnistCnnError: the file holds no rows, or something else than numbers.
         OSError: the file cannot be read.
     """
     with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return {name: [float(row[index]) for row in rows] for index, name in enumerate(header)}
+        rows = list(csv.DictReader(file))
+    try:
+        columns = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    except (IndexError, TypeError, ValueError):
+        raise MnistCnnError(f"{path} is damaged; run `dvc repro`") from None
+    return columns
 
 
 def sha256(path: Path) -> str:

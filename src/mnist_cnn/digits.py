@@ -53,10 +53,14 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     then the values, the last axis changing fastest.
 
     Raises:
-        MnistCnnError: the file is not IDX, or shorter or longer than its header states.
+        MnistCnnError: there is no such file, it is not IDX, or it is shorter or longer than
+            its header states.
         OSError: the file cannot be read.
     """
-    content = np.fromfile(path, np.uint8)
+    try:
+        content = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise MnistCnnError(f"there is no {path}; run `dvc repro download`") from None
     if len(content) < 4 or content[:3].tobytes() != b"\x00\x00\x08":
         raise MnistCnnError(f"{path} is not an IDX file of unsigned bytes; download it again")
     axes = int(content[3])
@@ -74,10 +78,12 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
 
 def _read(images_path: Path, labels_path: Path) -> Digits:
     images, labels = read_idx(images_path), read_idx(labels_path)
-    if images.ndim != 3 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+    if images.ndim != 3 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or not len(images):
         raise MnistCnnError(f"{images_path} holds no {IMAGE_SIZE}x{IMAGE_SIZE} images")
     if labels.shape != images.shape[:1]:
         raise MnistCnnError(f"{labels_path} does not hold one label for each image")
+    if labels.max() >= len(LABELS):
+        raise MnistCnnError(f"{labels_path} holds the label {labels.max()}, which is no digit")
     return Digits(images, labels.astype(np.int64))
 
 

@@ -14,8 +14,8 @@ def told_plainly(program: str) -> Iterator[None]:
     """End the process with ``program: message`` and exit code 1 where a user can mend it.
 
     Covers `MnistCnnError` and what the operating system refuses (`OSError`: disk full,
-    permission denied, …). Ctrl-C ends with 130, as shells expect. Anything else is a
-    defect of ours and keeps its traceback.
+    permission denied, …). Ctrl-C within the block ends with 130, as shells expect. Anything
+    else is a defect of ours and keeps its traceback.
     """
     try:
         yield

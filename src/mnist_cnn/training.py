@@ -22,10 +22,10 @@ from mnist_cnn.params import Model, Train
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What one epoch gave; losses are cross-entropies in nats an image."""
+    """What one epoch gave; losses are cross-entropies in nats."""
 
     epoch: int
-    train_loss: float  # of the raw weights, on the images as distorted
+    train_loss: float  # mean over the batches, of the raw weights, distorted or not
     validation_loss: float  # of the averaged weights
     validation_accuracy: float  # of the averaged weights, from 0 to 1
 

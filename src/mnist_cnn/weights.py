@@ -24,10 +24,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """Fill `network`, on its own device, from a file that `save_weights` wrote.
 
     Raises:
-        MnistCnnError: the file is missing, damaged, or from another network.
+        MnistCnnError: the file is missing, damaged, from another network, or not finite.
     """
     try:
-        network.load_state_dict(load(path.read_bytes()))
+        tensors = load(path.read_bytes())
+        network.load_state_dict(tensors)
     except FileNotFoundError:
         raise MnistCnnError(f"there is no {path}; run `dvc repro train`") from None
     except SafetensorError as error:
@@ -35,3 +36,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         mismatch = " ".join(str(error).split())
         raise MnistCnnError(f"{path} is from another network: {mismatch}") from None
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise MnistCnnError(f"{path} has NaN or infinity in {broken[0]}; run `dvc repro train`")
