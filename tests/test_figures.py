@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from mnist_cnn.artifacts import sha256
@@ -38,6 +40,52 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     assert_is_a_picture(tmp_path / "curves.png")
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[float], list[float]]]:
+    """The points of each line and of each row of error bars, in the order they are drawn."""
+    points: list[tuple[list[float], list[float]]] = []
+    for name in ("plot", "errorbar"):
+        method = getattr(Axes, name)
+
+        def noting(
+            axes: Axes, x: Any, y: Any, *rest: Any, method: Any = method, **options: Any
+        ) -> Any:
+            points.append((list(x), list(y)))
+            return method(axes, x, y, *rest, **options)
+
+        monkeypatch.setattr(Axes, name, noting)
+    return points
+
+
+def test_the_curves_are_those_of_the_log(
+    drawn: list[tuple[list[float], list[float]]], tmp_path: Path
+) -> None:
+    draw_curves(HISTORY, tmp_path / "curves.png")
+    train_loss, validation_loss, error = drawn
+    assert train_loss == (HISTORY["epoch"], HISTORY["train_loss"])
+    assert validation_loss == (HISTORY["epoch"], HISTORY["validation_loss"])
+    assert error[0] == HISTORY["epoch"]
+    assert error[1] == pytest.approx([10, 1, 0])
+
+
+def test_the_reliability_points_are_those_of_the_bins(
+    drawn: list[tuple[list[float], list[float]]], test_digits: Digits, tmp_path: Path
+) -> None:
+    evaluation = judged(test_digits, 50)
+    draw_reliability(evaluation, tmp_path / "reliability.png")
+    filled = [bin for bin in evaluation.calibration if bin.images]
+    confidence = [bin.confidence for bin in filled]
+    assert (confidence, [bin.accuracy for bin in filled]) in drawn
+
+
+def test_curves_of_a_single_epoch_show_it(tmp_path: Path) -> None:
+    history = {name: values[:1] for name, values in HISTORY.items()}
+    draw_curves(history, tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as picture:
+        blue = (np.asarray(picture.convert("RGB")) == (0x25, 0x63, 0xA8)).all(axis=2)
+    assert blue[:, blue.shape[1] // 2 :].any()  # the half without a legend
+
+
 def test_the_reliability_diagram_is_drawn(test_digits: Digits, tmp_path: Path) -> None:
     draw_reliability(judged(test_digits, 50), tmp_path / "reliability.png")
     assert_is_a_picture(tmp_path / "reliability.png")
@@ -55,8 +103,6 @@ def test_the_gallery_holds_any_number_of_mistakes(
 def test_the_gallery_shows_the_very_digits_that_are_read_wrongly(
     test_digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matplotlib.axes import Axes
-
     shown: list[tuple[np.ndarray, str]] = []
     set_title = Axes.set_title
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from mnist_cnn.artifacts import replacing
 from mnist_cnn.digits import Digits
@@ -26,25 +26,24 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     epochs = history["epoch"]
-    losses.plot(epochs, history["train_loss"], color=GREY, label="training images, distorted")
-    losses.plot(
-        epochs,
-        history["validation_loss"],
-        color=BLUE,
-        label="validation images, averaged weights",
-    )
+    for column, color, label in (
+        ("train_loss", GREY, "training images, as distorted"),
+        ("validation_loss", BLUE, "validation images, averaged weights"),
+    ):
+        losses.plot(epochs, history[column], color=color, marker=".", label=label)
     losses.legend(frameon=False)
     rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
-    errors.plot(epochs, rates, color=BLUE)
+    errors.plot(epochs, rates, color=BLUE, marker=".")
     for axes, title in (
-        (losses, "Cross-entropy (nats an image)"),
+        (losses, "Cross-entropy (nats)"),
         (errors, f"Validation error (%), {rates[-1]:.2f} in the end"),
     ):
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set_xlabel("epoch")
         axes.set_yscale("log", nonpositive="clip")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _bare(axes)
     _save(figure, path)
 
