@@ -45,8 +45,8 @@ def main() -> None:
     if evaluation.accuracy < params.min_accuracy:
         raise MnistCnnError(
             f"accuracy {evaluation.accuracy:.4f} is below evaluate.min_accuracy "
-            f"{params.min_accuracy}; see {ACCURACY}, then improve the recipe or lower the gate "
-            "in params.yaml"
+            f"{params.min_accuracy}, so nothing is exported; see {ACCURACY}, then improve the "
+            "recipe or lower the gate in params.yaml"
         )
     print(f"accuracy {evaluation.accuracy:.4f} on {len(digits):,} test images")
 

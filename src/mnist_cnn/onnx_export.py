@@ -55,7 +55,7 @@ def describe(network: nn.Module, weights_sha256: str) -> dict[str, str]:
     """What the ONNX file says about itself."""
     return {
         "labels": ",".join(LABELS),
-        "input": f"uint8 [batch, {IMAGE_SIZE}, {IMAGE_SIZE}]; 0 is background, 255 is ink",
+        "pixels": "0 is background, 255 is ink",
         "normalisation": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}, inside the graph",
         "dataset": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
         "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
