@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,12 +142,22 @@ def copy_project(folder: Path, raw_data: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory, raw_data: Path) -> Project:
-    """A small project after its first `dvc repro`; tests leave it as they found it."""
+def pristine(tmp_path_factory: pytest.TempPathFactory, raw_data: Path) -> Project:
+    """A small project after its first `dvc repro`."""
     project = copy_project(tmp_path_factory.mktemp("project"), raw_data)
     assert project.repro() == ["download", "train", "evaluate", "export"]
     project.commit("Reproduced")
     return project
+
+
+@pytest.fixture
+def reproduced(pristine: Project) -> Iterator[Project]:
+    """The `pristine` project, put back to what it was after the test, however that ends."""
+    yield pristine
+    pristine.run("git", "checkout", "--quiet", ".")
+    pristine.run("git", "clean", "--quiet", "-d", "--force")
+    pristine.run("dvc", "checkout", "--quiet", "--force")
+    shutil.rmtree(pristine.folder / "dvc_plots", ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import runpy
 import shutil
@@ -81,13 +82,46 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[type[BaseMo
             yield model, name, f"{prefix}{name}"
 
 
+class FileAccess:
+    """The files below data/, models/ and metrics/ that this process reads and puts in place.
+
+    Python tells of every file that is opened or renamed through an audit hook, which cannot
+    be removed, and is idle unless `folder` is set.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.read: set[str] = set()
+        self.written: set[str] = set()
+        sys.addaudithook(self.note)
+
+    def start(self, folder: Path) -> None:
+        self.folder, self.read, self.written = folder, set(), set()
+
+    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.folder is None or event not in ("open", "os.rename"):
+            return
+        name = arguments[0] if event == "open" else arguments[1]
+        if isinstance(name, str | bytes | Path):
+            path = self.folder / os.fsdecode(name)
+            place = os.path.relpath(path, self.folder)
+            if place.startswith(("data/", "models/", "metrics/")) and ".partial" not in place:
+                if event == "os.rename":
+                    self.written.add(place)
+                elif path.is_file():
+                    self.read.add(place)
+
+
+FILES = FileAccess()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_lists_exactly_the_settings_that_it_reads(
-    stage: str, reproduced: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_stage_lists_exactly_the_settings_and_files_that_it_reads_and_writes(
+    stage: str, pristine: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(reproduced.folder, folder, ignore=shutil.ignore_patterns(".dvc", ".git"))
+    shutil.copytree(pristine.folder, folder, ignore=shutil.ignore_patterns(".dvc", ".git"))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [f"stages/{stage}.py"])
     known = {(section, name): key for section, name, key in keys(Params)}
@@ -109,7 +143,13 @@ def test_a_stage_lists_exactly_the_settings_that_it_reads(
         return loaded
 
     main.__globals__["load_params"] = load_then_note
+    FILES.start(folder)
     main()
+    FILES.folder = None
+    assert FILES.read == {name for name in entries(stage, "deps") if not name.endswith(".py")}
+    assert FILES.written == {
+        name for kind in ("outs", "metrics", "plots") for name in entries(stage, kind)
+    }
     listed = entries(stage, "params")
     declared = {
         key for key in known.values() for entry in listed if f"{key}.".startswith(f"{entry}.")
@@ -117,17 +157,8 @@ def test_a_stage_lists_exactly_the_settings_that_it_reads(
     assert read == declared
 
 
-def test_every_output_is_declared_once_and_data_only_where_it_is_used() -> None:
-    test_images = {"data/raw/t10k-images-idx3-ubyte", "data/raw/t10k-labels-idx1-ubyte"}
-    assert test_images.isdisjoint(entries("train", "deps"))
-    assert test_images <= set(entries("evaluate", "deps"))
-    outputs = [
-        name
-        for stage in STAGES
-        for kind in ("outs", "metrics", "plots")
-        for name in entries(stage, kind)
-    ]
-    assert len(outputs) == len(set(outputs))
+def test_training_depends_on_no_test_images() -> None:
+    assert [name for name in entries("train", "deps") if "t10k" in name] == []
 
 
 def test_the_committed_lock_is_of_the_committed_code_settings_and_metrics() -> None:
@@ -227,7 +258,6 @@ def test_going_back_after_training_anew_restores_from_the_run_cache(reproduced: 
     assert "Running stage" not in output
     assert "Stage 'train' is cached - skipping run" in output
     assert reproduced.hashes("models") == before
-    reproduced.run("git", "checkout", "--quiet", ".")
 
 
 @pytest.mark.slow
@@ -245,9 +275,6 @@ def test_dvcs_comparisons_are_readable(reproduced: Project) -> None:
     html = Path(page.strip().removeprefix("file://")).read_text()
     for title in ("Loss", "Validation accuracy", "Confusion matrix", "misclassified.png"):
         assert title in html
-    shutil.rmtree(reproduced.folder / "dvc_plots")
-    reproduced.run("git", "checkout", "--quiet", ".")
-    assert reproduced.repro() == []
 
 
 @pytest.mark.slow
@@ -258,23 +285,22 @@ def test_plots_show_has_each_plot_once(reproduced: Project) -> None:
     assert sorted(set(titles)) == ["Confusion matrix", "Loss", "Validation accuracy"]
     pictures = re.findall(r'<img[^>]*src="static/workspace_metrics_plots_(\w+)\.png"', html)
     assert sorted(pictures) == ["curves", "misclassified", "reliability"]
-    shutil.rmtree(reproduced.folder / "dvc_plots")
 
 
 @pytest.mark.slow
 def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> None:
-    reproduced.run("dvc", "exp", "run", "--name", "gentle", "-S", "train.learning_rate=0.03")
+    gentle = ("-S", "train.learning_rate=0.0001", "-S", "evaluate.min_accuracy=0")
+    reproduced.run("dvc", "exp", "run", "--name", "gentle", *gentle)
     rows = json.loads(reproduced.run("dvc", "exp", "show", "--json").stdout)
     (experiment,) = rows[1]["experiments"]
     assert experiment["name"] == "gentle"
-    drop = ".*(class|_95|onnx|difference|metrics|models)"  # as README.md gives it
+    drop = ".*(class|_95|onnx|difference|metrics|models)"
+    assert f"--drop '{drop}'" in (REPOSITORY / "README.md").read_text()
     table = reproduced.run("dvc", "exp", "show", "--only-changed", "--drop", drop).stdout
     (row,) = (line for line in table.splitlines() if "gentle" in line)
-    assert re.search(r"\b0\.03\b", row)
-    assert max(map(len, table.splitlines())) < 170
+    assert re.search(r" 0\.0001 ", row)
+    assert max(map(len, table.splitlines())) < 200
     reproduced.run("dvc", "exp", "remove", "gentle")
-    reproduced.run("git", "checkout", "--quiet", ".")
-    assert reproduced.repro() == []
 
 
 @pytest.mark.slow
@@ -289,9 +315,7 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
     reproduced.run("git", "checkout", "--quiet", ".")
     reproduced.run("dvc", "exp", "apply", "copy")
     assert b"as edited" in (reproduced.folder / "models/mnist_cnn.onnx").read_bytes()
-    reproduced.run("git", "checkout", "--quiet", ".")
     reproduced.run("dvc", "exp", "remove", "copy")
-    assert reproduced.repro() == []
 
 
 @pytest.mark.slow
@@ -316,21 +340,19 @@ def test_a_missed_accuracy_gate_is_one_clear_line(reproduced: Project) -> None:
     assert re.search(r"accuracy 0\.\d{4} is below evaluate\.min_accuracy 1\.0", line)
     assert "Traceback" not in result.stdout
     assert (reproduced.folder / "metrics/accuracy.json").is_file()
-    reproduced.run("git", "checkout", "--quiet", ".")
-    assert reproduced.repro() == []
 
 
 @pytest.mark.slow
-def test_a_missed_parity_tolerance_leaves_no_model(reproduced: Project) -> None:
+@pytest.mark.parametrize("command", [["dvc", "repro"], ["python", "stages/export.py"]], ids=str)
+def test_a_missed_parity_tolerance_leaves_no_model(command: list[str], reproduced: Project) -> None:
     reproduced.set(**{"export.tolerance": 1e-12})
-    result = reproduced.run("dvc", "repro", check=False)
+    result = reproduced.run(*command, check=False)
     assert result.returncode != 0
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("export: "))
     assert "more than export.tolerance 1e-12; no model was written" in line
     assert "Traceback" not in result.stdout
     assert not (reproduced.folder / "models/mnist_cnn.onnx").exists()
-    reproduced.run("git", "checkout", "--quiet", ".")
-    assert reproduced.repro() == []
+    assert not (reproduced.folder / "metrics/onnx.json").exists()
 
 
 @pytest.mark.slow
@@ -346,7 +368,6 @@ def test_every_stage_refuses_bad_settings_before_any_work(stage: str, reproduced
         "  export.opset: 'latest'; should be a whole number, at least 18 and at most 23",
     ]
     assert reproduced.hashes("data", "metrics", "models") == before
-    reproduced.run("git", "checkout", "--quiet", ".")
 
 
 @pytest.mark.slow
