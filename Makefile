@@ -48,7 +48,7 @@ test-fast: $(READY) ## the tests that take seconds
 	pytest -m "not slow"
 
 .PHONY: lock
-lock: $(READY) ## resolve requirements.lock anew
+lock: $(READY) ## bring requirements.lock in line with pyproject.toml
 	uv pip compile pyproject.toml --extra train --group dev --quiet \
 	    --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links \

@@ -45,6 +45,16 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
     assert "\ntorchvision==0.29.1 " in lock
 
 
+def test_no_file_names_a_registrys_address() -> None:
+    address = re.compile(rb"(pypi|pythonhosted|npmjs|yarnpkg)\.(org|com)")
+    named = [
+        name
+        for name in tracked()
+        if (path := REPOSITORY / name).is_file() and address.search(path.read_bytes())
+    ]
+    assert named == []
+
+
 def test_what_the_pipeline_makes_is_not_in_git() -> None:
     assert [name for name in tracked() if name.startswith(("data/", "models/"))] == []
 
