@@ -26,6 +26,7 @@ def main() -> None:
     """Write metrics/accuracy.json, the confusion data and the pictures."""
     params = load_params().evaluate
     digits = read_test_digits(RAW_DATA)
+    history = read_columns(TRAINING_LOG)
     network = DigitCNN()
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
@@ -40,7 +41,7 @@ def main() -> None:
     )
     draw_reliability(evaluation, RELIABILITY)
     draw_misclassified(evaluation, digits, MISCLASSIFIED)
-    draw_curves(read_columns(TRAINING_LOG), CURVES)
+    draw_curves(history, CURVES)
 
     if evaluation.accuracy < params.min_accuracy:
         raise MnistCnnError(

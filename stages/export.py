@@ -18,10 +18,11 @@ def main() -> None:
     network = DigitCNN()
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
+    digits = read_test_digits(RAW_DATA)
     for outdated in (ONNX_MODEL, ONNX_METRICS):  # a failed check must leave no model behind
         outdated.unlink(missing_ok=True)
     model = export_onnx(network, params.opset, describe(network, sha256(WEIGHTS)))
-    parity = check_parity(model, network, read_test_digits(RAW_DATA), params.tolerance)
+    parity = check_parity(model, network, digits, params.tolerance)
 
     content = model.SerializeToString()
     write_bytes(ONNX_MODEL, content)

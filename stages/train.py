@@ -1,4 +1,4 @@
-"""Train the network on 55,000 of the training images, watched on the other 5,000."""
+"""Train the network on one part of the training images, watched on another."""
 
 from dataclasses import astuple, fields
 

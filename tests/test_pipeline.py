@@ -242,7 +242,7 @@ def test_only_what_changed_runs_again_and_going_back_runs_nothing(
     EDITS[edit](reproduced)
     assert reproduced.repro() == readme_table()[edit]
     reproduced.run("git", "checkout", "--quiet", ".")
-    assert reproduced.repro() == []  # restored from the run cache
+    assert reproduced.repro() == []  # restored from the cache
     assert reproduced.hashes("data", "metrics", "models") == before
     assert reproduced.run("git", "status", "--porcelain").stdout == ""
 
@@ -282,7 +282,7 @@ def test_plots_show_has_each_plot_once(reproduced: Project) -> None:
     reproduced.run("dvc", "plots", "show")
     html = (reproduced.folder / "dvc_plots/index.html").read_text()
     titles = re.findall(r'"title": \{"text": "([^"]+)"', html)
-    assert sorted(set(titles)) == ["Confusion matrix", "Loss", "Validation accuracy"]
+    assert sorted(titles) == ["Confusion matrix", "Loss", "Validation accuracy"]
     pictures = re.findall(r'<img[^>]*src="static/workspace_metrics_plots_(\w+)\.png"', html)
     assert sorted(pictures) == ["curves", "misclassified", "reliability"]
 
@@ -353,6 +353,38 @@ def test_a_missed_parity_tolerance_leaves_no_model(command: list[str], reproduce
     assert "Traceback" not in result.stdout
     assert not (reproduced.folder / "models/mnist_cnn.onnx").exists()
     assert not (reproduced.folder / "metrics/onnx.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "damaged"),
+    [
+        ("train", "data/raw/train-labels-idx1-ubyte"),
+        ("evaluate", "data/raw/t10k-labels-idx1-ubyte"),
+        ("evaluate", "metrics/plots/training.csv"),
+        ("evaluate", "models/model.safetensors"),
+        ("export", "data/raw/t10k-labels-idx1-ubyte"),
+        ("export", "models/model.safetensors"),
+    ],
+)
+def test_a_stage_that_cannot_read_its_input_says_so_in_one_line_and_writes_nothing(
+    stage: str, damaged: str, reproduced: Project
+) -> None:
+    path = reproduced.folder / damaged
+    content = path.read_bytes()
+    path.unlink()  # first, since dvc may have linked it to its cache
+    path.write_bytes(content[:10])
+
+    def snapshot() -> dict[Path, int]:  # also notices a file that is written anew as it was
+        made = (reproduced.folder / name for name in ("data", "metrics", "models"))
+        return {file: file.stat().st_mtime_ns for folder in made for file in folder.rglob("*")}
+
+    before = snapshot()
+    result = reproduced.run(sys.executable, f"stages/{stage}.py", check=False)
+    assert result.returncode == 1
+    (line,) = result.stdout.splitlines()
+    assert line.startswith(f"{stage}: {damaged} ")
+    assert snapshot() == before
 
 
 @pytest.mark.slow
