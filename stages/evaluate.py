@@ -7,7 +7,7 @@ from mnist_cnn.digits import read_test_digits
 from mnist_cnn.errors import MnistCnnError, told_plainly
 from mnist_cnn.evaluation import evaluate
 from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability
-from mnist_cnn.model import DigitCNN, predict_logits
+from mnist_cnn.model import build, predict_logits
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import (
     ACCURACY,
@@ -24,14 +24,14 @@ from mnist_cnn.weights import load_weights
 
 def main() -> None:
     """Write metrics/accuracy.json, the confusion data and the pictures."""
-    params = load_params().evaluate
+    params = load_params()
     digits = read_test_digits(RAW_DATA)
     history = read_columns(TRAINING_LOG)
-    network = DigitCNN()
+    network = build(params.model)
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
     logits = predict_logits(network, torch.from_numpy(digits.images)).numpy()
-    evaluation = evaluate(logits, digits.labels, params.calibration_bins)
+    evaluation = evaluate(logits, digits.labels, params.evaluate.calibration_bins)
 
     write_json(ACCURACY, evaluation.metrics())
     write_csv(
@@ -43,11 +43,11 @@ def main() -> None:
     draw_misclassified(evaluation, digits, MISCLASSIFIED)
     draw_curves(history, CURVES)
 
-    if evaluation.accuracy < params.min_accuracy:
+    if evaluation.accuracy < params.evaluate.min_accuracy:
         raise MnistCnnError(
             f"accuracy {evaluation.accuracy:.4f} is below evaluate.min_accuracy "
-            f"{params.min_accuracy}, so nothing is exported; see {ACCURACY}, then improve the "
-            "recipe or lower the gate in params.yaml"
+            f"{params.evaluate.min_accuracy}, so nothing is exported; see {ACCURACY}, then "
+            "improve the recipe or lower the gate in params.yaml"
         )
     print(f"accuracy {evaluation.accuracy:.4f} on {len(digits):,} test images")
 

@@ -18,17 +18,25 @@ def main() -> None:
     training, validation = stratified_split(
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
     )
-    trained = train(training, validation, params.model, params.train)
+    if params.train.final_fit:
+        trained = train(training + validation, None, params.model, params.train)
+    else:
+        trained = train(training, validation, params.model, params.train)
     save_weights(trained.network, WEIGHTS)
     write_csv(TRAINING_LOG, [field.name for field in fields(EpochLog)], map(astuple, trained.log))
     last = trained.log[-1]
     write_json(
         VALIDATION,
         {
-            "validation_accuracy": round(last.validation_accuracy, 6),
-            "validation_loss": round(last.validation_loss, 6),
+            "validation_accuracy": rounded(last.validation_accuracy),
+            "validation_loss": rounded(last.validation_loss),
         },
     )
+
+
+def rounded(figure: float | None) -> float | None:
+    """To six decimals; None, after a final fit, stays."""
+    return None if figure is None else round(figure, 6)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mnist_cnn.artifacts import read_columns, replacing, sha256, write_bytes, write_csv, write_json
@@ -61,6 +62,11 @@ def test_columns_come_back_as_they_were_written(tmp_path: Path) -> None:
     write_csv(path, ["epoch", "loss"], [(1, 0.1), (2, 1e-9)])
     assert path.read_bytes() == b"epoch,loss\n1,0.1\n2,1e-09\n"
     assert read_columns(path) == {"epoch": [1, 2], "loss": [0.1, 1e-9]}
+
+
+def test_an_empty_field_comes_back_as_nan(tmp_path: Path) -> None:
+    write_csv(tmp_path / "log.csv", ["epoch", "loss"], [(1, None)])
+    assert np.isnan(read_columns(tmp_path / "log.csv")["loss"]).all()
 
 
 @pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch,loss\n1\n", "epoch,loss\n1,x\n"])

@@ -6,12 +6,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from mnist_cnn.augmentation import affine_matrices, distort, warp
+from mnist_cnn.augmentation import affine_matrices, draw_distortions, warp
 from mnist_cnn.digits import Digits
 from mnist_cnn.model import to_input
 from mnist_cnn.params import Augmentation
 
-NONE = Augmentation(rotation=0, shear=0, translation=0, scale=0)
+RANGES = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +41,22 @@ def test_a_batch_is_distorted_as_torchvision_distorts_each_image(images: Tensor)
 
 
 def test_ranges_of_zero_change_nothing(images: Tensor) -> None:
-    torch.testing.assert_close(
-        distort(images, NONE, torch.Generator().manual_seed(0)), images, atol=1e-5, rtol=0
-    )
+    none = Augmentation(rotation=0, shear=0, translation=0, scale=0)
+    unchanged = warp(images, draw_distortions(len(images), none, (0,)))
+    torch.testing.assert_close(unchanged, images, atol=1e-5, rtol=0)
 
 
 def test_every_image_is_distorted_in_its_own_way(images: Tensor) -> None:
     same = images[:1].expand(8, -1, -1, -1)
-    ranges = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1)
-    drawn = distort(same, ranges, torch.Generator().manual_seed(0))
+    drawn = warp(same, draw_distortions(8, RANGES, (0,)))
     assert len({image.numpy().tobytes() for image in drawn}) == 8
 
 
-def test_the_generator_alone_decides_the_distortions(images: Tensor) -> None:
-    ranges = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1)
-    first, again, other = (
-        distort(images, ranges, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_the_key_alone_decides_the_distortions() -> None:
+    first = draw_distortions(8, RANGES, (1, 2))
+    assert torch.equal(first, draw_distortions(8, RANGES, (1, 2)))
+    for key in ((1, 3), (2, 2), (2, 1), (1, 2, 1)):
+        assert not torch.equal(first, draw_distortions(8, RANGES, key))
 
 
 def test_draws_fill_their_ranges_and_stay_within(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +67,7 @@ def test_draws_fill_their_ranges_and_stay_within(monkeypatch: pytest.MonkeyPatch
         return affine_matrices(**values)
 
     monkeypatch.setattr("mnist_cnn.augmentation.affine_matrices", noting)
-    ranges = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1)
-    distort(torch.zeros(10_000, 1, 2, 2), ranges, torch.Generator().manual_seed(0))
+    draw_distortions(10_000, RANGES, (0,))
     for name, centre, width in (
         ("rotation", 0, math.radians(10)),
         ("shear", 0, math.radians(8)),

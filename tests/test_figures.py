@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image
 from mnist_cnn.artifacts import sha256
 from mnist_cnn.digits import Digits
 from mnist_cnn.evaluation import Evaluation, evaluate
-from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability
+from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability, draw_study
 
 HISTORY = {
     "epoch": [1, 2, 3],
@@ -84,6 +85,23 @@ def test_curves_of_a_single_epoch_show_it(tmp_path: Path) -> None:
     with Image.open(tmp_path / "one.png") as picture:
         blue = (np.asarray(picture.convert("RGB")) == (0x25, 0x63, 0xA8)).all(axis=2)
     assert blue[:, blue.shape[1] // 2 :].any()  # the half without a legend
+
+
+def test_curves_of_a_final_fit_lack_what_was_not_watched(tmp_path: Path) -> None:
+    unwatched = [math.nan] * len(HISTORY["epoch"])
+    history = {**HISTORY, "validation_loss": unwatched, "validation_accuracy": unwatched}
+    draw_curves(history, tmp_path / "curves.png")
+    assert_is_a_picture(tmp_path / "curves.png")
+
+
+def test_a_study_is_drawn_with_every_seed_its_mean_and_interval(
+    drawn: list[tuple[list[float], list[float]]], tmp_path: Path
+) -> None:
+    accuracy = {"mean": 0.995, "std": 0.001, "low_95": 0.994, "high_95": 0.996}
+    seeds = {"0": 0.994, "1": 0.996}
+    draw_study({"default": {"accuracy": {**accuracy, "seeds": seeds}}}, tmp_path / "study.png")
+    assert_is_a_picture(tmp_path / "study.png")
+    assert drawn == [([pytest.approx(99.5)], [0])]
 
 
 def test_the_reliability_diagram_is_drawn(test_digits: Digits, tmp_path: Path) -> None:

@@ -1,25 +1,35 @@
+import inspect
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
+import mnist_cnn.model
 from mnist_cnn.digits import PIXEL_MEAN, PIXEL_STD
-from mnist_cnn.model import DigitCNN, predict_logits, to_input
+from mnist_cnn.model import (
+    DeepDigitCNN,
+    DigitCNN,
+    build,
+    predict_logits,
+    to_input,
+)
+from mnist_cnn.params import Model
 
 # Layer, output of one image, parameters.
 LAYERS = [
     ("Conv2d", (8, 28, 28), 80),
     ("BatchNorm2d", (8, 28, 28), 16),
-    ("ReLU", (8, 28, 28), 0),
     ("MaxPool2d", (8, 14, 14), 0),
+    ("ReLU", (8, 14, 14), 0),
     ("Conv2d", (16, 14, 14), 1_168),
     ("BatchNorm2d", (16, 14, 14), 32),
-    ("ReLU", (16, 14, 14), 0),
     ("MaxPool2d", (16, 7, 7), 0),
+    ("ReLU", (16, 7, 7), 0),
     ("Conv2d", (32, 7, 7), 4_640),
     ("BatchNorm2d", (32, 7, 7), 64),
-    ("ReLU", (32, 7, 7), 0),
     ("MaxPool2d", (32, 3, 3), 0),
+    ("ReLU", (32, 3, 3), 0),
     ("Dropout2d", (32, 3, 3), 0),
     ("Linear", (10,), 2_890),
 ]
@@ -41,11 +51,48 @@ def test_layers_run_in_the_stated_order_with_the_stated_shapes_and_parameters() 
     assert sum(parameter.numel() for parameter in network.parameters()) == 8_890
 
 
-def test_convolutions_are_3x3_with_padding_1() -> None:
-    convolutions = [layer for layer in DigitCNN().modules() if isinstance(layer, nn.Conv2d)]
+@pytest.mark.parametrize(
+    ("network", "parameters"),
+    [(DigitCNN(), 8_890), (DeepDigitCNN(), 9_802)],
+    ids=["base", "deep"],
+)
+def test_networks_have_the_parameters_that_their_descriptions_state(
+    network: nn.Module, parameters: int
+) -> None:
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert f"{parameters:,}" in inspect.getsource(mnist_cnn.model)
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("network", [DigitCNN(), DeepDigitCNN()], ids=type)
+def test_convolutions_are_3x3_with_padding_1(network: nn.Module) -> None:
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert {(c.kernel_size, c.padding, c.stride) for c in convolutions} == {
         ((3, 3), (1, 1), (1, 1))
     }
+
+
+def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooling() -> None:
+    torch.manual_seed(0)
+    network = DigitCNN()
+    convolution, norm, pool, relu = network.block1
+    usual = nn.Sequential(convolution, norm, nn.ReLU(), pool)
+    assert isinstance(relu, nn.ReLU)
+    images = torch.rand(4, 1, 28, 28)
+    results = []
+    for block in (network.block1, usual):
+        convolution.zero_grad()
+        output = block(images)
+        output.square().sum().backward()
+        results.append((output, convolution.weight.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_the_architecture_is_the_one_that_is_asked_for() -> None:
+    assert type(build(Model(architecture="base", dropout=0.0))) is DigitCNN
+    deep = build(Model(architecture="deep", dropout=0.25))
+    assert isinstance(deep, DeepDigitCNN)
+    assert deep.dropout.p == 0.25
 
 
 def test_normalisation_is_part_of_the_network() -> None:
@@ -56,9 +103,9 @@ def test_normalisation_is_part_of_the_network() -> None:
     torch.testing.assert_close(network(images), network.classifier(blocks(normalised)))
 
 
-def test_dropout_acts_in_training_only() -> None:
+@pytest.mark.parametrize("network", [DigitCNN(0.5), DeepDigitCNN(0.5)], ids=type)
+def test_dropout_acts_in_training_only(network: nn.Module) -> None:
     torch.manual_seed(0)
-    network = DigitCNN(dropout=0.5)
     images = torch.rand(4, 1, 28, 28)
     assert not torch.equal(network(images), network(images))
     network.eval()

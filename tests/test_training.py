@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -5,12 +6,15 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from mnist_cnn.augmentation import draw_distortions
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.evaluation import evaluate
-from mnist_cnn.model import DigitCNN, predict_logits
-from mnist_cnn.params import Model, Params, Train
+from mnist_cnn.model import DeepDigitCNN, DigitCNN, predict_logits
+from mnist_cnn.params import Augmentation, Model, Params, Train
 from mnist_cnn.training import Trained, _optimizer, _schedule, select_device, train
+
+BASE = Model(architecture="base", dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +24,8 @@ def recipe(params: Params) -> Train:
     return params.train.model_copy(update=short)
 
 
-def run(digits: tuple[Digits, Digits], recipe: Train, **changes: Any) -> Trained:
-    return train(*digits, Model(dropout=0.0), recipe.model_copy(update=changes))
+def run(digits: tuple[Digits, Digits | None], recipe: Train, **changes: Any) -> Trained:
+    return train(*digits, BASE, recipe.model_copy(update=changes))
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -72,6 +76,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
         {"schedule": "cosine"},
         {"warmup": 0.5},
         {"weight_decay": 0.1},
+        {"label_smoothing": 0.1},
         {"averaging": 0.0},
         {"clean_epochs": 1},
     ],
@@ -85,8 +90,16 @@ def test_a_change_of_the_recipe_acts(
 
 @pytest.mark.slow
 def test_dropout_acts(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
-    with_dropout = train(*small_digits, Model(dropout=0.5), recipe)
+    with_dropout = train(*small_digits, BASE.model_copy(update={"dropout": 0.5}), recipe)
     assert not same(run(small_digits, recipe).network, with_dropout.network)
+
+
+@pytest.mark.slow
+def test_the_architecture_is_the_one_that_is_asked_for(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    deep = train(*small_digits, BASE.model_copy(update={"architecture": "deep"}), recipe)
+    assert isinstance(deep.network, DeepDigitCNN)
 
 
 @pytest.mark.slow
@@ -111,6 +124,31 @@ def test_validation_images_change_nothing(
     training, validation = small_digits
     fewer = Digits(validation.images[:100], validation.labels[:100])
     assert same(run((training, validation), recipe).network, run((training, fewer), recipe).network)
+
+
+@pytest.mark.slow
+def test_each_epoch_of_each_seed_has_its_own_distortions(
+    small_digits: tuple[Digits, Digits], recipe: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[Sequence[int]] = []
+
+    def noting(count: int, ranges: Augmentation, key: Sequence[int]) -> torch.Tensor:
+        keys.append(key)
+        return draw_distortions(count, ranges, key)
+
+    monkeypatch.setattr("mnist_cnn.training.draw_distortions", noting)
+    run(small_digits, recipe, epochs=2, seed=5)
+    assert keys == [(5, 1), (5, 2)]
+
+
+@pytest.mark.slow
+def test_without_held_out_images_training_is_the_same_and_nothing_is_watched(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    watched, alone = run(small_digits, recipe), run((small_digits[0], None), recipe)
+    assert same(watched.network, alone.network)
+    assert alone.log[0].train_loss == watched.log[0].train_loss
+    assert (alone.log[0].validation_loss, alone.log[0].validation_accuracy) == (None, None)
 
 
 def test_a_diverged_loss_names_epoch_and_step(

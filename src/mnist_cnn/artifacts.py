@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -72,7 +73,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:
-    """The columns of a CSV file of numbers, by their names in its header.
+    """The columns of a CSV file of numbers, by their names in its header; NaN where one is empty.
 
     Raises:
         MnistCnnError: the file holds no rows, or something else than numbers.
@@ -81,7 +82,11 @@ def read_columns(path: Path) -> dict[str, list[float]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        columns = {name: [float(row[name]) for row in rows] for name in rows[0]}
+        # Without a value, a row is too short (None) or has an empty field ("").
+        columns = {
+            name: [math.nan if row[name] == "" else float(row[name]) for row in rows]
+            for name in rows[0]
+        }
     except (IndexError, TypeError, ValueError):
         raise MnistCnnError(f"{path} is damaged; run `dvc repro`") from None
     return columns

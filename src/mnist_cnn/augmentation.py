@@ -1,7 +1,9 @@
 """Random distortions of a whole batch at once, on whatever device it lies."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -47,23 +49,20 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def distort(images: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:
-    """Distort each of `images`, float ``[n, 1, h, w]`` in [0, 1], in its own random way.
+def draw_distortions(count: int, ranges: Augmentation, key: Sequence[int]) -> Tensor:
+    """Matrices for `warp`, float ``[count, 2, 3]``: a random distortion for each of `count` images.
 
     Args:
-        images: on the device of `generator`.
+        count: how many.
         ranges: how far each distortion goes.
-        generator: drawn from five times for each image.
+        key: whole numbers, at least 0. The same key draws the same distortions, whatever the
+            device, the batches and the order in which images are used.
     """
-    rotation, shear, across, down, zoom = (
-        2 * torch.rand((5, len(images)), generator=generator, device=images.device) - 1
-    )
-    return warp(
-        images,
-        affine_matrices(
-            rotation=rotation * math.radians(ranges.rotation),
-            shear=shear * math.radians(ranges.shear),
-            translation=torch.stack([across, down], dim=1) * ranges.translation,
-            scale=1 + zoom * ranges.scale,
-        ),
+    drawn = 2 * np.random.default_rng(key).random((5, count), np.float32) - 1
+    rotation, shear, across, down, zoom = torch.from_numpy(drawn)
+    return affine_matrices(
+        rotation=rotation * math.radians(ranges.rotation),
+        shear=shear * math.radians(ranges.shear),
+        translation=torch.stack([across, down], dim=1) * ranges.translation,
+        scale=1 + zoom * ranges.scale,
     )

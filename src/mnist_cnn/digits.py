@@ -40,6 +40,11 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            np.concatenate([self.images, other.images]), np.concatenate([self.labels, other.labels])
+        )
+
     def take(self, indices: npt.NDArray[np.int64]) -> Self:
         """The digits at `indices`, int64 ``[m]``, in that order."""
         return type(self)(self.images[indices], self.labels[indices])

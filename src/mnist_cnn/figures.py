@@ -4,8 +4,10 @@ Drawn without pyplot, hence without a display, and without the date and the vers
 would make each file differ.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,10 +35,11 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
         losses.plot(epochs, history[column], color=color, marker=".", label=label)
     losses.legend(frameon=False)
     rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
+    end = ": no image held out" if math.isnan(rates[-1]) else f", {rates[-1]:.2f} in the end"
     errors.plot(epochs, rates, color=BLUE, marker=".")
     for axes, title in (
         (losses, "Cross-entropy (nats)"),
-        (errors, f"Validation error (%), {rates[-1]:.2f} in the end"),
+        (errors, f"Validation error (%){end}"),
     ):
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set_xlabel("epoch")
@@ -116,6 +119,46 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
 
 def _bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_study(study: Mapping[str, Any], path: Path) -> None:
+    """Draw the test accuracy of each recipe: every seed, their mean, its 95 % interval.
+
+    `study` is what `mnist_cnn.study.report` gives for the published recipes.
+    """
+    figure = Figure(figsize=(7, 1 + 0.5 * len(study)), layout="constrained")
+    axes = figure.subplots()
+    for place, found in enumerate(study.values()):
+        accuracy = found["accuracy"]
+        seeds = [100 * value for value in accuracy["seeds"].values()]
+        centre, low, high = (100 * accuracy[name] for name in ("mean", "low_95", "high_95"))
+        axes.scatter(seeds, [place] * len(seeds), s=18, color=GREY, alpha=0.5, linewidths=0)
+        axes.errorbar(
+            [centre],
+            [place],
+            xerr=[[centre - low], [high - centre]],
+            fmt="o",
+            color=BLUE,
+            capsize=4,
+        )
+        axes.annotate(
+            f"{centre:.2f} ± {100 * accuracy['std']:.2f} %",
+            (centre, place),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            color=BLUE,
+        )
+    axes.set_yticks(range(len(study)), list(study))
+    axes.invert_yaxis()
+    axes.margins(y=0.3)
+    axes.set_title(
+        "Test accuracy (%): each seed, and the mean with its 95 % interval",
+        loc="left",
+        fontsize="medium",
+    )
+    _bare(axes)
+    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -47,6 +47,7 @@ class Data(Section):
 class Model(Section):
     """What may vary in the network."""
 
+    architecture: Literal["base", "deep"]
     dropout: float = Field(ge=0, lt=1)
 
 
@@ -74,8 +75,10 @@ class Train(Section):
     schedule: Literal["linear", "cosine"]
     warmup: float = Field(ge=0, lt=1)
     weight_decay: Fraction
+    label_smoothing: float = Field(ge=0, lt=1)
     averaging: float = Field(ge=0, lt=1)
     augmentation: Augmentation
+    final_fit: bool
 
 
 class Evaluate(Section):
@@ -199,6 +202,8 @@ def _allowed(schema: dict[str, Any]) -> str:
         return "a list with one or more of: " + _allowed(schema["items"])
     if schema["type"] == "string":
         return str(schema["description"])
+    if schema["type"] == "boolean":
+        return "true or false"
     bounds = [
         f"{words} {schema[bound]}"
         for bound, words in (

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+RECIPES = Path("recipes.yaml")
 
 RAW_DATA = Path("data/raw")
 
@@ -12,9 +13,12 @@ ONNX_MODEL = Path("models/mnist_cnn.onnx")
 VALIDATION = Path("metrics/validation.json")
 ACCURACY = Path("metrics/accuracy.json")
 ONNX_METRICS = Path("metrics/onnx.json")
+STUDY = Path("metrics/study.json")
+ABLATION = Path("metrics/ablation.json")
 
 TRAINING_LOG = Path("metrics/plots/training.csv")
 CONFUSION = Path("metrics/plots/confusion.csv")
 CURVES = Path("metrics/plots/curves.png")
 RELIABILITY = Path("metrics/plots/reliability.png")
+STUDY_FIGURE = Path("metrics/plots/study.png")
 MISCLASSIFIED = Path("metrics/plots/misclassified.png")

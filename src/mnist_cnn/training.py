@@ -13,21 +13,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from mnist_cnn.augmentation import distort
+from mnist_cnn.augmentation import draw_distortions, warp
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.model import DigitCNN, predict_logits, to_input
+from mnist_cnn.model import build, predict_logits, to_input
 from mnist_cnn.params import Model, Train
 
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What one epoch gave; losses are cross-entropies in nats."""
+    """What one epoch gave; the losses are in nats."""
 
     epoch: int
     train_loss: float  # mean over the batches, of the raw weights, distorted or not
-    validation_loss: float  # of the averaged weights
-    validation_accuracy: float  # of the averaged weights, from 0 to 1
+    # Of the averaged weights; None where no image is held out.
+    validation_loss: float | None  # cross-entropy
+    validation_accuracy: float | None  # from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,29 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train(training: Digits, validation: Digits, model: Model, recipe: Train) -> Trained:
-    """Train a `DigitCNN` on `training`, and watch it on `validation`, which changes nothing.
+def train(training: Digits, validation: Digits | None, model: Model, recipe: Train) -> Trained:
+    """Train a network on `training`, and watch it on `validation`, which changes nothing.
 
     The network that is returned has the averaged weights. The same arguments on the same
     machine give the same weights, to the bit.
+
+    Args:
+        training: what to learn from.
+        validation: what to watch; None where nothing is held out.
+        model: which network to build.
+        recipe: how to train it.
 
     Raises:
         MnistCnnError: the loss became infinite or NaN, or the device is absent.
     """
     device = select_device(recipe.device)
     _make_deterministic(recipe)
-    network = DigitCNN(model.dropout).to(device).to(memory_format=torch.channels_last)
+    network = build(model).to(device).to(memory_format=torch.channels_last)
     # Batch statistics are averaged like the weights, so that the two belong together.
     averaged = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True
     )
     images, labels = _on(device, training)
-    validation_images, validation_labels = _on(device, validation)
     generator = torch.Generator(device).manual_seed(recipe.seed)
     steps = math.ceil(len(images) / recipe.batch_size)
     optimizer = _optimizer(network, recipe)
@@ -86,14 +92,18 @@ def train(training: Digits, validation: Digits, model: Model, recipe: Train) -> 
     with tqdm(total=recipe.epochs * steps, unit="batch", leave=False, disable=None) as progress:
         for epoch in range(1, recipe.epochs + 1):
             is_clean = epoch > recipe.epochs - recipe.clean_epochs
+            key = (recipe.seed, epoch)
+            distortions = draw_distortions(len(images), recipe.augmentation, key).to(device)
             network.train()
             losses = torch.empty(steps, device=device)
             order = torch.randperm(len(images), generator=generator, device=device)
             for step, chosen in enumerate(order.split(recipe.batch_size)):
                 batch = to_input(images[chosen])
                 if not is_clean:
-                    batch = distort(batch, recipe.augmentation, generator)
-                loss = functional.cross_entropy(network(batch), labels[chosen])
+                    batch = warp(batch, distortions[chosen])
+                loss = functional.cross_entropy(
+                    network(batch), labels[chosen], label_smoothing=recipe.label_smoothing
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -101,22 +111,33 @@ def train(training: Digits, validation: Digits, model: Model, recipe: Train) -> 
                 averaged.update_parameters(network)
                 losses[step] = loss.detach()
                 progress.update()
-            logits = predict_logits(averaged, validation_images)
-            correct = (logits.argmax(1) == validation_labels).sum().item()
-            entry = EpochLog(
-                epoch,
-                train_loss=losses.mean().item(),
-                validation_loss=functional.cross_entropy(logits, validation_labels).item(),
-                validation_accuracy=correct / len(validation),
-            )
+            entry = EpochLog(epoch, losses.mean().item(), *_watch(averaged, validation, device))
             _check_finite(losses, entry)
             log.append(entry)
-            tqdm.write(
-                f"epoch {epoch}/{recipe.epochs}: loss {entry.train_loss:.4f}, "
-                f"validation loss {entry.validation_loss:.4f}, "
-                f"accuracy {entry.validation_accuracy:.2%}"
-            )
+            tqdm.write(_told(entry, recipe.epochs))
     return Trained(averaged.module.cpu().eval(), log)
+
+
+def _watch(
+    network: nn.Module, validation: Digits | None, device: torch.device
+) -> tuple[float | None, float | None]:
+    """Cross-entropy and accuracy on `validation`."""
+    if validation is None:
+        return None, None
+    images, labels = _on(device, validation)
+    logits = predict_logits(network, images)
+    correct = (logits.argmax(1) == labels).sum().item()
+    return functional.cross_entropy(logits, labels).item(), correct / len(validation)
+
+
+def _told(entry: EpochLog, epochs: int) -> str:
+    line = f"epoch {entry.epoch}/{epochs}: loss {entry.train_loss:.4f}"
+    if entry.validation_loss is None:
+        return line
+    return (
+        f"{line}, validation loss {entry.validation_loss:.4f}, "
+        f"accuracy {entry.validation_accuracy:.2%}"
+    )
 
 
 def _on(device: torch.device, digits: Digits) -> tuple[Tensor, Tensor]:
@@ -128,6 +149,8 @@ def _make_deterministic(recipe: Train) -> None:
     # cuBLAS is deterministic only with a fixed workspace, which it reads from here.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # Filling new memory guards against reading it unwritten, which nothing here does.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
 
@@ -167,7 +190,7 @@ def _check_finite(losses: Tensor, entry: EpochLog) -> None:
     broken = (~losses.isfinite()).nonzero().flatten().tolist()
     if broken:
         loss, step = losses[broken[0]].item(), broken[0] + 1
-    elif not math.isfinite(entry.validation_loss):  # broken by the very last step
+    elif entry.validation_loss and not math.isfinite(entry.validation_loss):  # by the last step
         loss, step = entry.validation_loss, len(losses)
     else:
         return
