@@ -8,6 +8,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # one that only touches the file does not.
 READY := .venv/.ready-$(shell git hash-object requirements.lock)
 
+# Runs at once, each on one thread.
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -46,6 +49,14 @@ test: check ## check, then every test
 .PHONY: test-fast
 test-fast: $(READY) ## the tests that take seconds
 	pytest -m "not slow"
+
+.PHONY: study
+study: $(READY) ## the published recipes over ten seeds, on the test images (hours; resumes)
+	mnist-cnn study published --seeds 10 --jobs $(JOBS)
+
+.PHONY: ablation
+ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
+	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
 
 .PHONY: lock
 lock: $(READY) ## bring requirements.lock in line with pyproject.toml

@@ -209,9 +209,9 @@ EDITS = {
     "`src/mnist_cnn/model.py`": add_a_line("src/mnist_cnn/model.py"),
     "`src/mnist_cnn/figures.py`": add_a_line("src/mnist_cnn/figures.py"),
     "`src/mnist_cnn/onnx_export.py`": add_a_line("src/mnist_cnn/onnx_export.py"),
-    "`src/mnist_cnn/cli.py`, `README.md`, a test": lambda project: [
+    "`src/mnist_cnn/cli.py`, `recipes.yaml`, `README.md`, a test": lambda project: [
         add_a_line(name)(project)
-        for name in ("src/mnist_cnn/cli.py", "README.md", "tests/test_model.py")
+        for name in ("src/mnist_cnn/cli.py", "recipes.yaml", "README.md", "tests/test_model.py")
     ],
 }
 
@@ -301,6 +301,26 @@ def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> N
     assert re.search(r" 0\.0001 ", row)
     assert max(map(len, table.splitlines())) < 200
     reproduced.run("dvc", "exp", "remove", "gentle")
+
+
+@pytest.mark.slow
+def test_a_record_recipe_goes_through_the_whole_pipeline(reproduced: Project) -> None:
+    """As README.md runs it, but for one epoch: another network, and nothing held out."""
+    command = "dvc exp run $(mnist-cnn recipe record)"
+    assert command in (REPOSITORY / "README.md").read_text()
+    short = "-S train.epochs=1 -S evaluate.min_accuracy=0"
+    reproduced.run("bash", "-c", f"{command} {short} --name deep")
+    metrics = reproduced.folder / "metrics"
+    assert json.loads((metrics / "validation.json").read_text()) == {
+        "validation_accuracy": None,
+        "validation_loss": None,
+    }
+    assert json.loads((metrics / "onnx.json").read_text())["agreement"] == 1
+    shown = reproduced.run("mnist-cnn", "info").stdout
+    assert re.search(r"^parameters +9802$", shown, re.MULTILINE)
+    assert "validation_accuracy" in reproduced.run("dvc", "metrics", "diff").stdout
+    reproduced.run("dvc", "plots", "show")
+    reproduced.run("dvc", "exp", "remove", "deep")
 
 
 @pytest.mark.slow

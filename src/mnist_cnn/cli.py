@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mnist_cnn.errors import MnistCnnError, told_plainly
-from mnist_cnn.paths import ONNX_MODEL
+from mnist_cnn.paths import ONNX_MODEL, RECIPES, STUDY_FIGURE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +25,40 @@ def info(model: Path) -> None:
     width = max(map(len, described))
     for name, value in described.items():
         click.echo(f"{name:{width}}  {value}")
+
+
+@commands.command()
+@click.argument("name")
+def recipe(name: str) -> None:
+    """Print a recipe of recipes.yaml as arguments: dvc exp run $(mnist-cnn recipe record)."""
+    from mnist_cnn.study import GROUPS, arguments, read_recipes
+
+    known = {key: value for group in GROUPS for key, value in read_recipes(RECIPES, group).items()}
+    if name not in known:
+        raise MnistCnnError(f"{RECIPES} has no recipe {name!r}; known: {', '.join(known)}")
+    click.echo(" ".join(arguments(known[name])))
+
+
+@commands.command()
+@click.argument("group", type=click.Choice(["published", "ablation"]))
+@click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="How many.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At once.")
+def study(group: str, seeds: int, jobs: int) -> None:
+    """Run each recipe of a GROUP in recipes.yaml over several seeds, and sum them up.
+
+    Writes metrics/study.json (published) or metrics/ablation.json. What has run already, also
+    before an interruption, is kept.
+    """
+    from mnist_cnn.artifacts import write_json
+    from mnist_cnn.figures import draw_study
+    from mnist_cnn.study import GROUPS, read_recipes, report, run_study
+
+    recipes = read_recipes(RECIPES, group)
+    results = run_study(recipes, GROUPS[group], seeds, jobs)
+    content = report(recipes, results)
+    write_json(GROUPS[group].report, content)
+    if group == "published":
+        draw_study(content, STUDY_FIGURE)
 
 
 def describe_file(path: Path) -> dict[str, str]:

@@ -1,0 +1,226 @@
+"""Recipes over several seeds: run as DVC experiments, then summed up.
+
+Each run is a `dvc exp run --temp`, so it works in a folder of its own, and several go at once.
+What ran before, with the same code, data and settings, comes from DVC's cache within seconds: a
+study that was interrupted goes on where it was. DVC's queue would do the same, but a worker that
+is killed can leave a task behind that `dvc exp show` stumbles over.
+"""
+
+import json
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from scipy.stats import t as student_t
+from tqdm import tqdm
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.paths import ABLATION, ACCURACY, STUDY, VALIDATION
+
+Setting = str | int | float | bool
+Recipes = dict[str, dict[str, Setting]]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """How the recipes of a group in recipes.yaml are judged."""
+
+    name: str
+    stage: str  # the last one to run, with all that it depends on
+    source: Path  # the metrics file that it writes
+    metrics: tuple[str, ...]  # those of its figures that count
+    report: Path
+
+
+GROUPS = {
+    group.name: group
+    for group in (
+        Group(
+            "published",
+            "evaluate",
+            ACCURACY,
+            ("accuracy", "negative_log_likelihood", "calibration_error"),
+            STUDY,
+        ),
+        Group(
+            "ablation", "train", VALIDATION, ("validation_accuracy", "validation_loss"), ABLATION
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe with one seed; `changes` are its settings by dotted key, with the seed's."""
+
+    group: str
+    recipe: str
+    seed: int
+    changes: dict[str, Setting]
+
+    @property
+    def name(self) -> str:
+        """The name of its DVC experiment."""
+        return f"{self.group}-{self.recipe}-{self.seed}"
+
+
+def read_recipes(path: Path, group: str) -> Recipes:
+    """The recipes of one group in `path`, each as the settings that it changes in params.yaml.
+
+    Raises:
+        MnistCnnError: there is no such file or group, or it is not one of settings.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
+    except (YAMLError, ValueError) as error:
+        raise MnistCnnError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or group not in content:
+        known = ", ".join(content) if isinstance(content, dict) else "none"
+        raise MnistCnnError(f"{path} has no group {group!r}; known: {known}")
+    recipes: Recipes = {}
+    if not isinstance(content[group], dict):
+        raise MnistCnnError(f"{path}: {group} should map names to recipes")
+    for name, changes in content[group].items():
+        if not isinstance(changes, dict) or not all(
+            isinstance(value, Setting) for value in changes.values()
+        ):
+            raise MnistCnnError(f"{path}: {group}.{name} should map dotted keys to settings")
+        recipes[name] = dict(changes)
+    return recipes
+
+
+def arguments(changes: dict[str, Setting]) -> list[str]:
+    """The arguments of `dvc exp run` that make `changes`."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in changes.items()
+    }
+    return [word for key, text in texts.items() for word in ("-S", f"{key}={text}")]
+
+
+def run_study(
+    recipes: Recipes, group: Group, seeds: int, jobs: int
+) -> dict[str, dict[int, Metrics]]:
+    """The metrics of each recipe with each of the seeds from 0.
+
+    Args:
+        recipes: what `read_recipes` gives.
+        group: what to run, and which metrics to take.
+        seeds: how many values of `train.seed`.
+        jobs: how many run at once.
+
+    Raises:
+        MnistCnnError: a run failed, or DVC did.
+    """
+    # A study wants the results of every seed, also of one below the gate.
+    runs = [
+        Run(group.name, recipe, seed, {"evaluate.min_accuracy": 0.0, **changes, "train.seed": seed})
+        for recipe, changes in recipes.items()
+        for seed in range(seeds)
+    ]
+    outdated = _experiments().keys() & {run.name for run in runs}
+    if outdated:
+        _dvc("exp", "remove", *sorted(outdated))
+    failures = _run_all(runs, group.stage, jobs)
+    if failures:
+        raise MnistCnnError(
+            f"{len(failures)} of {len(runs)} runs failed; the others are kept:\n  "
+            + "\n  ".join(failures)
+        )
+    measured = _experiments()
+    return {
+        recipe: {
+            run.seed: {
+                name: measured[run.name][str(group.source)]["data"][name] for name in group.metrics
+            }
+            for run in runs
+            if run.recipe == recipe
+        }
+        for recipe in recipes
+    }
+
+
+def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
+    """Run all, `jobs` at once, each in a folder of its own; how those failed that did."""
+    failures = []
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(runs), unit="run", disable=None) as progress,
+    ):
+        waiting = {
+            pool.submit(
+                *(_dvc, "--wait-for-lock", "exp", "run", "--temp", "--name", run.name),
+                *(*arguments(run.changes), stage),
+            ): run
+            for run in runs
+        }
+        try:
+            for ended in as_completed(waiting):
+                error = ended.exception()
+                if isinstance(error, MnistCnnError):
+                    failures.append(f"{waiting[ended].name}: {error}")
+                elif error:
+                    raise error
+                progress.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return sorted(failures)
+
+
+def _experiments() -> dict[str, dict[str, Any]]:
+    """The content of the metrics files of each experiment on the current commit, by its name."""
+    rows = json.loads(_dvc("exp", "show", "--json"))
+    return {
+        experiment["name"]: (experiment["revs"][-1]["data"] or {}).get("metrics") or {}
+        for row in rows
+        for experiment in row.get("experiments") or []
+    }
+
+
+def _dvc(*command: str) -> str:
+    """The standard output of a DVC command.
+
+    Raises:
+        MnistCnnError: it failed; in the words of the stage, or else of DVC.
+    """
+    result = subprocess.run(["dvc", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    if result.returncode:
+        lines = (result.stdout + result.stderr).splitlines()
+        # The stages start what they say with their names, and indent what follows.
+        said = [line.strip() for line in lines if re.match(r"(train|evaluate): |  ", line)]
+        said = said or [line for line in lines if line.startswith("ERROR: ")] or lines
+        raise MnistCnnError(" ".join(said))
+    return result.stdout
+
+
+def summarise(values: list[float]) -> dict[str, float]:
+    """Mean, standard deviation, and Student's 95 % interval of the mean, of `values`.
+
+    The standard deviation is that of a sample (divided by n - 1).
+    """
+    centre, spread = mean(values), stdev(values)
+    half = float(student_t.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5
+    figures = {"mean": centre, "std": spread, "low_95": centre - half, "high_95": centre + half}
+    return {name: round(figure, 6) for name, figure in figures.items()}
+
+
+def report(recipes: Recipes, results: dict[str, dict[int, Metrics]]) -> dict[str, Any]:
+    """What `results` say of each recipe: each metric by seed, and summed up; ready for JSON."""
+    content: dict[str, Any] = {}
+    for recipe, by_seed in results.items():
+        metrics = next(iter(by_seed.values()))
+        content[recipe] = {"changes": recipes[recipe]}
+        for name in metrics:
+            seeds = {str(seed): found[name] for seed, found in by_seed.items()}
+            content[recipe][name] = {**summarise(list(seeds.values())), "seeds": seeds}
+    return content

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, Project
+from ruamel.yaml import YAML
+from scipy.stats import ttest_1samp
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.params import Params, load_params
+from mnist_cnn.study import GROUPS, arguments, read_recipes, report, summarise
+
+RECIPES = REPOSITORY / "recipes.yaml"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_projects_recipes_change_params_into_valid_ones(group: str, tmp_path: Path) -> None:
+    for name, changes in read_recipes(RECIPES, group).items():
+        content = YAML(typ="safe").load(REPOSITORY / "params.yaml")
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            place = content
+            for section in sections:
+                place = place[section]
+            assert place[last] != value, f"{name}: {key} is so in params.yaml already"
+            place[last] = value
+        YAML(typ="safe").dump(content, tmp_path / "params.yaml")
+        assert isinstance(load_params(tmp_path / "params.yaml"), Params)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "there is no .*recipes.yaml here"),
+        ("published: [", "is not valid YAML"),
+        ("other: {}", "has no group 'published'; known: other"),
+        ("", "has no group 'published'; known: none"),
+        ("published: []", "published should map names to recipes"),
+        ("published: {a: 3}", r"published\.a should map dotted keys to settings"),
+        ("published: {a: {train: {epochs: 3}}}", r"published\.a should map dotted keys"),
+    ],
+)
+def test_unusable_recipes_are_refused_in_one_line(
+    text: str | None, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipes.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(MnistCnnError, match=problem) as refusal:
+        read_recipes(path, "published")
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_arguments_are_those_of_dvc() -> None:
+    changes: dict[str, Any] = {"train.final_fit": True, "train.optimizer": "adamw", "a.b": 1e-4}
+    assert arguments(changes) == [
+        *("-S", "train.final_fit=true"),
+        *("-S", "train.optimizer=adamw"),
+        *("-S", "a.b=0.0001"),
+    ]
+
+
+def test_the_interval_is_that_of_students_t_test(rng: np.random.Generator) -> None:
+    values = rng.normal(0.99, 0.01, 10)
+    found = summarise(values.tolist())
+    interval = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found["low_95"] == pytest.approx(interval.low, abs=1e-6)
+    assert found["high_95"] == pytest.approx(interval.high, abs=1e-6)
+    assert found["mean"] == pytest.approx(values.mean(), abs=1e-6)
+    assert found["std"] == pytest.approx(values.std(ddof=1), abs=1e-6)
+
+
+def test_a_report_has_each_seed_and_what_was_changed() -> None:
+    results = {"b": {0: {"accuracy": 0.5}, 1: {"accuracy": 0.7}}}
+    content = report({"b": {"train.epochs": 2}}, results)
+    assert content["b"]["changes"] == {"train.epochs": 2}
+    assert content["b"]["accuracy"]["seeds"] == {"0": 0.5, "1": 0.7}
+    assert content["b"]["accuracy"]["mean"] == 0.6
+
+
+@pytest.fixture
+def project(reproduced: Project) -> Project:
+    (reproduced.folder / "recipes.yaml").write_text(
+        "published: {default: {}, gentle: {train.learning_rate: 0.05}}\n"
+        "ablation: {default: {}, wrong: {train.epochs: -1}}\n"
+    )
+    return reproduced
+
+
+@pytest.mark.slow
+def test_a_study_runs_all_seeds_once_and_sums_them_up(project: Project) -> None:
+    project.run("mnist-cnn", "study", "published", "--seeds", "2")
+    study = json.loads((project.folder / "metrics/study.json").read_text())
+    assert list(study) == ["default", "gentle"]
+    seeds = [study[name]["accuracy"]["seeds"] for name in study]
+    assert [list(found) for found in seeds] == [["0", "1"], ["0", "1"]]
+    assert len({value for found in seeds for value in found.values()}) == 4
+    committed = json.loads((project.folder / "metrics/accuracy.json").read_text())
+    assert seeds[0]["0"] == committed["accuracy"]
+    assert (project.folder / "metrics/plots/study.png").is_file()
+
+    ran = project.hashes(".dvc/cache/runs")
+    project.run("mnist-cnn", "study", "published", "--seeds", "2")
+    assert project.hashes(".dvc/cache/runs") == ran
+    assert json.loads((project.folder / "metrics/study.json").read_text()) == study
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_and_the_others_are_kept(project: Project) -> None:
+    result = project.run("mnist-cnn", "study", "ablation", "--seeds", "2", check=False)
+    assert result.returncode == 1
+    first, *lines = result.stdout.splitlines()[-3:]
+    assert first == "mnist-cnn: 2 of 4 runs failed; the others are kept:"
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "ablation-wrong-0",
+        "ablation-wrong-1",
+    ]
+    assert all("train.epochs: -1; should be a whole number" in line for line in lines)
+    assert not (project.folder / "metrics/ablation.json").exists()
+    assert "ablation-default-1" in project.run("dvc", "exp", "list", "--name-only").stdout
+
+
+def test_recipes_can_be_printed_for_dvc() -> None:
+    project = Project(REPOSITORY)
+    for group in GROUPS:
+        for name, changes in read_recipes(RECIPES, group).items():
+            printed = project.run("mnist-cnn", "recipe", name).stdout
+            assert printed.split() == arguments(changes)
+    result = project.run("mnist-cnn", "recipe", "best", check=False)
+    assert result.returncode == 1
+    assert "recipes.yaml has no recipe 'best'; known: default" in result.stdout
