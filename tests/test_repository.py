@@ -7,6 +7,9 @@ import tomllib
 
 from conftest import REPOSITORY
 
+from mnist_cnn.params import load_params
+from mnist_cnn.study import GROUPS, read_recipes
+
 
 def tracked() -> list[str]:
     listed = subprocess.run(
@@ -77,3 +80,55 @@ def test_the_readmes_headline_is_what_the_pipeline_measured() -> None:
     readme = " ".join((REPOSITORY / "README.md").read_text().split())
     assert f"{accuracy:.2f} % of the 10,000 test images" in readme
     assert f"95 % interval {low:.2f} to {high:.2f} %" in readme
+
+
+def rows(document: str, header: str) -> dict[str, list[str]]:
+    """The cells of the table below `header`, by the recipe in the first column, in backticks."""
+    text = (REPOSITORY / document).read_text()
+    table = text[text.index(header) :].split("\n\n")[0].splitlines()[2:]
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    return {name.strip("`"): rest for name, *rest in cells}
+
+
+def test_the_readmes_table_of_recipes_is_what_the_study_measured() -> None:
+    study = json.loads((REPOSITORY / "metrics/study.json").read_text())
+    table = rows("README.md", "| recipe |")
+    assert table.keys() == study.keys()
+    for name, found in study.items():
+        accuracy, likelihood, calibration = (
+            found[metric] for metric in ("accuracy", "negative_log_likelihood", "calibration_error")
+        )
+        low, high = (100 * accuracy[bound] for bound in ("low_95", "high_95"))
+        assert table[name][-4:] == [
+            f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %",
+            f"{low:.2f} to {high:.2f} %",
+            f"{likelihood['mean']:.4f} ± {likelihood['std']:.4f}",
+            f"{calibration['mean']:.4f} ± {calibration['std']:.4f}",
+        ]
+
+
+def test_the_documented_ablation_is_what_was_measured() -> None:
+    ablation = json.loads((REPOSITORY / "metrics/ablation.json").read_text())
+    table = rows("docs/recipe.md", "| recipe |")
+    assert table.keys() == ablation.keys()
+    for name, found in ablation.items():
+        accuracy, loss = found["validation_accuracy"], found["validation_loss"]
+        assert table[name][1:3] == [
+            f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %",
+            f"{loss['mean']:.4f} ± {loss['std']:.4f}",
+        ]
+
+
+def test_the_study_is_of_the_recipes_in_recipes_yaml() -> None:
+    for group, judged in GROUPS.items():
+        measured = json.loads((REPOSITORY / judged.report).read_text())
+        recipes = read_recipes(REPOSITORY / "recipes.yaml", group)
+        assert {name: found["changes"] for name, found in measured.items()} == recipes
+
+
+def test_every_seed_of_the_default_recipe_passes_the_gate() -> None:
+    study = json.loads((REPOSITORY / "metrics/study.json").read_text())
+    gate = load_params(REPOSITORY / "params.yaml").evaluate.min_accuracy
+    seeds = study["default"]["accuracy"]["seeds"]
+    assert len(seeds) == 10
+    assert min(seeds.values()) >= gate
