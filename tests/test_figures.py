@@ -43,9 +43,9 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[float], list[float]]]:
-    """The points of each line and of each row of error bars, in the order they are drawn."""
+    """The points of each line, row of error bars and row of dots, in the order they are drawn."""
     points: list[tuple[list[float], list[float]]] = []
-    for name in ("plot", "errorbar"):
+    for name in ("plot", "errorbar", "scatter"):
         method = getattr(Axes, name)
 
         def noting(
@@ -95,13 +95,24 @@ def test_curves_of_a_final_fit_lack_what_was_not_watched(tmp_path: Path) -> None
 
 
 def test_a_study_is_drawn_with_every_seed_its_mean_and_interval(
-    drawn: list[tuple[list[float], list[float]]], tmp_path: Path
+    drawn: list[tuple[list[float], list[float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sides: list[Any] = []
+    errorbar = Axes.errorbar
+
+    def noting(axes: Axes, *points: Any, xerr: Any, **options: Any) -> Any:
+        sides.append(xerr)
+        return errorbar(axes, *points, xerr=xerr, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", noting)
     accuracy = {"mean": 0.995, "std": 0.001, "low_95": 0.994, "high_95": 0.996}
     seeds = {"0": 0.994, "1": 0.996}
     draw_study({"default": {"accuracy": {**accuracy, "seeds": seeds}}}, tmp_path / "study.png")
     assert_is_a_picture(tmp_path / "study.png")
-    assert drawn == [([pytest.approx(99.5)], [0])]
+    seeds_drawn, mean_drawn = drawn
+    assert seeds_drawn == (pytest.approx([99.4, 99.6]), [0, 0])
+    assert mean_drawn == ([pytest.approx(99.5)], [0])
+    assert sides == [[[pytest.approx(0.1)], [pytest.approx(0.1)]]]
 
 
 def test_the_reliability_diagram_is_drawn(test_digits: Digits, tmp_path: Path) -> None:

@@ -195,11 +195,12 @@ def _dvc(*command: str) -> str:
     """
     result = subprocess.run(["dvc", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if result.returncode:
-        lines = (result.stdout + result.stderr).splitlines()
-        # The stages start what they say with their names, and indent what follows.
-        said = [line.strip() for line in lines if re.match(r"(train|evaluate): |  ", line)]
-        said = said or [line for line in lines if line.startswith("ERROR: ")] or lines
-        raise MnistCnnError(" ".join(said))
+        output = f"{result.stdout}\n{result.stderr}"
+        # A stage starts what it says with its name, and indents what follows.
+        said = re.search(r"^(download|train|evaluate): .*(\n  .*)*", output, re.MULTILINE)
+        errors = re.findall(r"^ERROR: .*", output, re.MULTILINE)
+        told = said.group() if said else " ".join(errors) or output
+        raise MnistCnnError(" ".join(told.split()))
     return result.stdout
 
 
