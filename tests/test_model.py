@@ -75,12 +75,12 @@ def test_convolutions_are_3x3_with_padding_1(network: nn.Module) -> None:
 def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooling() -> None:
     torch.manual_seed(0)
     network = DigitCNN()
-    convolution, norm, pool, relu = network.block1
+    convolution, norm, pool, relu = network.features[0]
     usual = nn.Sequential(convolution, norm, nn.ReLU(), pool)
     assert isinstance(relu, nn.ReLU)
     images = torch.rand(4, 1, 28, 28)
     results = []
-    for block in (network.block1, usual):
+    for block in (network.features[0], usual):
         convolution.zero_grad()
         output = block(images)
         output.square().sum().backward()
@@ -89,18 +89,19 @@ def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooli
 
 
 def test_the_architecture_is_the_one_that_is_asked_for() -> None:
-    assert type(build(Model(architecture="base", dropout=0.0))) is DigitCNN
-    deep = build(Model(architecture="deep", dropout=0.25))
+    assert type(build(Model(architecture="base", dropout=0.0, views=1))) is DigitCNN
+    deep = build(Model(architecture="deep", dropout=0.25, views=5))
     assert isinstance(deep, DeepDigitCNN)
     assert deep.dropout.p == 0.25
+    assert deep.views == 5
 
 
 def test_normalisation_is_part_of_the_network() -> None:
     network = DigitCNN().eval()
     images = torch.rand(4, 1, 28, 28)
     normalised = Normalize(PIXEL_MEAN, PIXEL_STD)(images)
-    blocks = nn.Sequential(network.block1, network.block2, network.block3, nn.Flatten())
-    torch.testing.assert_close(network(images), network.classifier(blocks(normalised)))
+    features = network.features(normalised).flatten(1)
+    torch.testing.assert_close(network(images), network.classifier(features))
 
 
 @pytest.mark.parametrize("network", [DigitCNN(0.5), DeepDigitCNN(0.5)], ids=type)
@@ -110,6 +111,44 @@ def test_dropout_acts_in_training_only(network: nn.Module) -> None:
     assert not torch.equal(network(images), network(images))
     network.eval()
     assert torch.equal(network(images), network(images))
+
+
+@pytest.mark.parametrize("views", [5, 9])
+def test_views_are_the_mean_over_the_image_moved_by_up_to_a_pixel(views: int) -> None:
+    """Against torch's roll, of digits that keep a pixel away from the edge."""
+    torch.manual_seed(0)
+    network = DigitCNN(views=views).eval()
+    images = nn.functional.pad(torch.rand(4, 1, 26, 26), (1, 1, 1, 1))
+    moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    moves = [move for move in moves if views == 9 or 0 in move]
+    expected = [_single(network, images.roll(move, dims=(2, 3))) for move in moves]
+    assert len(expected) == views
+    torch.testing.assert_close(network(images), torch.stack(expected).mean(0))
+
+
+def _single(network: DigitCNN, images: Tensor) -> Tensor:
+    alone = DigitCNN().eval()
+    alone.load_state_dict(network.state_dict())
+    return alone(images)
+
+
+def test_views_bring_paper_in_at_the_edges() -> None:
+    network = DigitCNN(views=5).eval()
+    ink = torch.ones(1, 1, 28, 28)
+    moved = nn.functional.pad(ink[:, :, :, :27], (1, 0))
+    up, left = nn.functional.pad(ink[:, :, :27], (0, 0, 0, 1)), moved.flip(3)
+    views = [ink, moved, left, up, up.flip(2)]
+    expected = torch.stack([_single(network, view) for view in views]).mean(0)
+    torch.testing.assert_close(network(ink), expected)
+
+
+def test_training_sees_one_view() -> None:
+    torch.manual_seed(0)
+    network = DigitCNN(views=9)
+    images = torch.rand(4, 1, 28, 28)
+    alone = DigitCNN()
+    alone.load_state_dict(network.state_dict())
+    assert torch.equal(network(images), alone(images))
 
 
 def test_input_is_scaled_to_one() -> None:

@@ -10,7 +10,7 @@ from torchvision.transforms import functional as reference
 
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.model import DigitCNN
+from mnist_cnn.model import DeepDigitCNN, DigitCNN
 from mnist_cnn.onnx_export import check_parity, describe, export_onnx
 
 OPSET = 18
@@ -68,7 +68,7 @@ def test_normalisation_is_inside_the_graph(
         [reference.normalize(reference.to_tensor(i), [0.1307], [0.3081]) for i in few.images]
     )
     with torch.no_grad():
-        features = network.block3(network.block2(network.block1(images)))
+        features = network.features(images)
         expected = network.classifier(features.flatten(1))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     np.testing.assert_allclose(probabilities, expected.softmax(1), atol=1e-6)
@@ -123,6 +123,18 @@ def test_parity_holds_in_every_batch_size(
     assert parity.agreement == 1
     logits = session(model).run(["logits"], {"image": few.images})[0]
     assert parity.accuracy == (logits.argmax(1) == few.labels).mean()
+
+
+@pytest.mark.parametrize("architecture", [DigitCNN, DeepDigitCNN])
+def test_parity_holds_for_each_network_in_several_views(
+    architecture: type[DigitCNN | DeepDigitCNN], few: Digits
+) -> None:
+    torch.manual_seed(0)
+    network = architecture(views=9)
+    model = export_onnx(network, OPSET, describe(network, "0" * 64))
+    parity = check_parity(model, network, few, tolerance=1e-4, batch_sizes=[1, 7, 256])
+    assert parity.agreement == 1
+    assert len(model.SerializeToString()) < 60_000
 
 
 def changed(model: ModelProto, change) -> ModelProto:

@@ -14,7 +14,7 @@ from mnist_cnn.model import DeepDigitCNN, DigitCNN, predict_logits
 from mnist_cnn.params import Augmentation, Model, Params, Train
 from mnist_cnn.training import Trained, _optimizer, _schedule, select_device, train
 
-BASE = Model(architecture="base", dropout=0.0)
+BASE = Model(architecture="base", dropout=0.0, views=1)
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +220,9 @@ def test_biases_and_norms_do_not_decay(recipe: Train, name: str, kind: type) -> 
     decayed, rest = (group["params"] for group in optimizer.param_groups)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     assert [names[id(parameter)] for parameter in decayed] == [
-        "block1.0.weight",
-        "block2.0.weight",
-        "block3.0.weight",
+        "features.0.0.weight",
+        "features.1.0.weight",
+        "features.2.0.weight",
         "classifier.weight",
     ]
     assert len(decayed) + len(rest) == len(names)

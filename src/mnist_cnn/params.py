@@ -49,6 +49,7 @@ class Model(Section):
 
     architecture: Literal["base", "deep"]
     dropout: float = Field(ge=0, lt=1)
+    views: int = Field(ge=1, le=9)
 
 
 class Augmentation(Section):
