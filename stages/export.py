@@ -1,42 +1,63 @@
-"""Turn the trained network into one ONNX file, once onnxruntime agrees with torch."""
+"""Turn the trained network into ONNX files, once onnxruntime agrees with torch."""
 
+import numpy as np
 import torch
 
 from mnist_cnn.artifacts import sha256, write_bytes, write_json
-from mnist_cnn.digits import read_test_digits
+from mnist_cnn.digits import read_test_digits, read_training_digits, stratified_split
 from mnist_cnn.errors import told_plainly
 from mnist_cnn.model import build
-from mnist_cnn.onnx_export import check_parity, describe, export_onnx
+from mnist_cnn.onnx_export import check_parity, describe, export_onnx, measure_accuracy
 from mnist_cnn.params import load_params
-from mnist_cnn.paths import ONNX_METRICS, ONNX_MODEL, RAW_DATA, WEIGHTS
+from mnist_cnn.paths import ONNX_INT8_MODEL, ONNX_METRICS, ONNX_MODEL, RAW_DATA, WEIGHTS
+from mnist_cnn.quantisation import check_loss, quantise
 from mnist_cnn.weights import load_weights
 
 
 def main() -> None:
-    """Write the ONNX model and metrics/onnx.json."""
+    """Write the ONNX models, in fp32 and int8, and metrics/onnx.json."""
     params = load_params()
+    split = params.data.split
     network = build(params.model)
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
-    digits = read_test_digits(RAW_DATA)
-    for outdated in (ONNX_MODEL, ONNX_METRICS):  # a failed check must leave no model behind
-        outdated.unlink(missing_ok=True)
-    model = export_onnx(network, params.export.opset, describe(network, sha256(WEIGHTS)))
-    parity = check_parity(model, network, digits, params.export.tolerance)
+    test = read_test_digits(RAW_DATA)
+    training, validation = stratified_split(
+        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
+    )
+    calibration = training.take(np.arange(params.export.calibration_images))
+    for outdated in (ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
+        outdated.unlink(missing_ok=True)  # a failed check must leave no model behind
 
-    content = model.SerializeToString()
+    description = describe(network, sha256(WEIGHTS))
+    model = export_onnx(network, params.export.opset, description)
+    parity = check_parity(model, network, test, params.export.tolerance)
+    small = quantise(model, calibration, description)
+    loss = check_loss(small, model, validation, params.export.int8_loss)
+
+    content, small_content = model.SerializeToString(), small.SerializeToString()
     write_bytes(ONNX_MODEL, content)
+    write_bytes(ONNX_INT8_MODEL, small_content)
     write_json(
         ONNX_METRICS,
         {
-            "bytes": len(content),
             "opset": params.export.opset,
-            "largest_difference": float(f"{parity.largest_difference:.3g}"),
-            "agreement": parity.agreement,
-            "onnxruntime_accuracy": parity.accuracy,
+            "fp32": {
+                "bytes": len(content),
+                "largest_difference": float(f"{parity.largest_difference:.3g}"),
+                "agreement": parity.agreement,
+                "accuracy": parity.accuracy,
+            },
+            "int8": {
+                "bytes": len(small_content),
+                "validation_accuracy_loss": round(loss, 6),
+                "accuracy": measure_accuracy(small, test),
+            },
         },
     )
-    print(f"{ONNX_MODEL}: {len(content):,} bytes, accuracy {parity.accuracy:.4f} by onnxruntime")
+    for path, size in ((ONNX_MODEL, len(content)), (ONNX_INT8_MODEL, len(small_content))):
+        print(f"{path}: {size:,} bytes")
+    print(f"accuracy {parity.accuracy:.4f} by onnxruntime; int8 loses {loss:.4f} on validation")
 
 
 if __name__ == "__main__":

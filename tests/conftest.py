@@ -134,6 +134,7 @@ def copy_project(folder: Path, raw_data: Path) -> Project:
             "train.clean_epochs": 0,
             "train.batch_size": 50,
             "train.averaging": 0.9,
+            "export.int8_loss": 0.05,
             "evaluate.min_accuracy": 0.5,
         }
     )

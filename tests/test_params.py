@@ -108,8 +108,13 @@ def test_all_problems_are_told_at_once_each_on_its_line(
             "the images that data.split.train_images leaves",
         ),
         (
-            {"data.split.train_images": 100},
+            {"data.split.train_images": 100, "export.calibration_images": 10},
             "train.batch_size: 128; should be at most data.split.train_images, which is 100",
+        ),
+        (
+            {"data.split.train_images": 1000},
+            "export.calibration_images: 2000; should be at most data.split.train_images, "
+            "which is 1000",
         ),
     ],
 )

@@ -267,7 +267,7 @@ def test_dvcs_comparisons_are_readable(reproduced: Project) -> None:
     assert re.search(r"params\.yaml +train\.learning_rate +0\.1 +0\.02", parameters)
     reproduced.repro()
     shown = reproduced.run("dvc", "metrics", "show").stdout
-    for name in ("accuracy", "calibration_error", "validation_accuracy", "onnxruntime_accuracy"):
+    for name in ("accuracy", "calibration_error", "validation_accuracy", "int8.accuracy"):
         assert name in shown
     changes = reproduced.run("dvc", "metrics", "diff").stdout
     assert re.search(r"metrics/accuracy\.json +negative_log_likelihood +\d", changes)
@@ -315,7 +315,7 @@ def test_a_record_recipe_goes_through_the_whole_pipeline(reproduced: Project) ->
         "validation_accuracy": None,
         "validation_loss": None,
     }
-    assert json.loads((metrics / "onnx.json").read_text())["agreement"] == 1
+    assert json.loads((metrics / "onnx.json").read_text())["fp32"]["agreement"] == 1
     shown = reproduced.run("mnist-cnn", "info").stdout
     assert re.search(r"^parameters +9802$", shown, re.MULTILINE)
     assert "validation_accuracy" in reproduced.run("dvc", "metrics", "diff").stdout

@@ -94,6 +94,8 @@ class Export(Section):
 
     opset: int = Field(ge=18, le=23)
     tolerance: float = Field(gt=0, le=1)
+    calibration_images: int = Field(ge=1, le=TRAINING_IMAGES)
+    int8_loss: Fraction
 
 
 class Params(Section):
@@ -170,6 +172,7 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
     for key, limit in (
         ("train.clean_epochs", "train.epochs"),
         ("train.batch_size", "data.split.train_images"),
+        ("export.calibration_images", "data.split.train_images"),
     ):
         value, most = number(key), number(limit)
         if value is not None and most is not None and value > most:

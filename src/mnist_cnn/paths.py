@@ -9,6 +9,7 @@ RAW_DATA = Path("data/raw")
 
 WEIGHTS = Path("models/model.safetensors")
 ONNX_MODEL = Path("models/mnist_cnn.onnx")
+ONNX_INT8_MODEL = Path("models/mnist_cnn.int8.onnx")
 
 VALIDATION = Path("metrics/validation.json")
 ACCURACY = Path("metrics/accuracy.json")
