@@ -51,7 +51,7 @@ test-fast: $(READY) ## the tests that take seconds
 	pytest -m "not slow"
 
 .PHONY: study
-study: $(READY) ## the published recipes over ten seeds, on the test images (an hour; resumes)
+study: $(READY) ## the published recipes over ten seeds, on the test images (1.5 hours; resumes)
 	mnist-cnn study published --seeds 10 --jobs $(JOBS)
 
 .PHONY: ablation
