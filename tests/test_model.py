@@ -3,6 +3,7 @@ import inspect
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import Normalize
 
 import mnist_cnn.model
@@ -10,6 +11,7 @@ from mnist_cnn.digits import PIXEL_MEAN, PIXEL_STD
 from mnist_cnn.model import (
     DeepDigitCNN,
     DigitCNN,
+    FastDigitCNN,
     build,
     predict_logits,
     to_input,
@@ -53,8 +55,8 @@ def test_layers_run_in_the_stated_order_with_the_stated_shapes_and_parameters() 
 
 @pytest.mark.parametrize(
     ("network", "parameters"),
-    [(DigitCNN(), 8_890), (DeepDigitCNN(), 9_802)],
-    ids=["base", "deep"],
+    [(DigitCNN(), 8_890), (FastDigitCNN(), 8_890), (DeepDigitCNN(), 9_802)],
+    ids=["base", "fast", "deep"],
 )
 def test_networks_have_the_parameters_that_their_descriptions_state(
     network: nn.Module, parameters: int
@@ -64,7 +66,7 @@ def test_networks_have_the_parameters_that_their_descriptions_state(
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("network", [DigitCNN(), DeepDigitCNN()], ids=type)
+@pytest.mark.parametrize("network", [DigitCNN(), FastDigitCNN(), DeepDigitCNN()], ids=type)
 def test_convolutions_are_3x3_with_padding_1(network: nn.Module) -> None:
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert {(c.kernel_size, c.padding, c.stride) for c in convolutions} == {
@@ -90,6 +92,7 @@ def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooli
 
 def test_the_architecture_is_the_one_that_is_asked_for() -> None:
     assert type(build(Model(architecture="base", dropout=0.0, views=1))) is DigitCNN
+    assert type(build(Model(architecture="fast", dropout=0.0, views=1))) is FastDigitCNN
     deep = build(Model(architecture="deep", dropout=0.25, views=5))
     assert isinstance(deep, DeepDigitCNN)
     assert deep.dropout.p == 0.25
@@ -104,7 +107,7 @@ def test_normalisation_is_part_of_the_network() -> None:
     torch.testing.assert_close(network(images), network.classifier(features))
 
 
-@pytest.mark.parametrize("network", [DigitCNN(0.5), DeepDigitCNN(0.5)], ids=type)
+@pytest.mark.parametrize("network", [DigitCNN(0.5), FastDigitCNN(0.5), DeepDigitCNN(0.5)], ids=type)
 def test_dropout_acts_in_training_only(network: nn.Module) -> None:
     torch.manual_seed(0)
     images = torch.rand(4, 1, 28, 28)
@@ -165,3 +168,25 @@ def test_logits_do_not_depend_on_the_batches(batch_size: int) -> None:
     found = predict_logits(network, pixels, batch_size)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert found.shape == (20, 10)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "forward", "backward"),
+    # Backward, each layer needs the gradients of its weights and, but for the first, its input.
+    [
+        (DigitCNN, 510_912, 2 * 510_912 - 56_448),
+        (FastDigitCNN, 510_912, 2 * 510_912 - 56_448),
+        (DeepDigitCNN, 961_056, 2 * 961_056 - 56_448),
+    ],
+)
+def test_an_image_costs_the_stated_multiply_adds(
+    architecture: type[DigitCNN | FastDigitCNN | DeepDigitCNN], forward: int, backward: int
+) -> None:
+    network = architecture()
+    images = 4
+    with FlopCounterMode(display=False) as counted:
+        logits = network(torch.zeros(images, 1, 28, 28))
+    assert counted.get_total_flops() == 2 * images * forward
+    with FlopCounterMode(display=False) as counted:
+        logits.sum().backward()
+    assert counted.get_total_flops() == 2 * images * backward

@@ -79,6 +79,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
         {"label_smoothing": 0.1},
         {"averaging": 0.0},
         {"clean_epochs": 1},
+        {"precision": "bf16"},
     ],
     ids=str,
 )
@@ -100,6 +101,25 @@ def test_the_architecture_is_the_one_that_is_asked_for(
 ) -> None:
     deep = train(*small_digits, BASE.model_copy(update={"architecture": "deep"}), recipe)
     assert isinstance(deep.network, DeepDigitCNN)
+
+
+@pytest.mark.slow
+def test_in_bf16_the_weights_stay_fp32_and_learn_to_read(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    trained = run(small_digits, recipe, precision="bf16", epochs=2)
+    assert {value.dtype for value in trained.network.parameters()} == {torch.float32}
+    assert trained.log[-1].validation_accuracy > 0.8
+
+
+@pytest.mark.slow
+def test_distortions_of_nothing_are_clean_epochs(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    nothing = Augmentation(rotation=0, shear=0, translation=0, scale=0)
+    undistorted = run(small_digits, recipe, augmentation=nothing)
+    clean = run(small_digits, recipe, clean_epochs=recipe.epochs)
+    assert same(undistorted.network, clean.network)
 
 
 @pytest.mark.slow
@@ -242,7 +262,11 @@ def test_an_absent_device_is_named_with_its_setting() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
-def test_a_gpu_trains_deterministically(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
-    first, again = (run(small_digits, recipe, device="cuda", epochs=2) for _ in range(2))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains_deterministically(
+    small_digits: tuple[Digits, Digits], recipe: Train, precision: str
+) -> None:
+    change = {"device": "cuda", "epochs": 2, "precision": precision}
+    first, again = (run(small_digits, recipe, **change) for _ in range(2))
     assert same(first.network, again.network)
     assert first.log[-1].validation_accuracy > 0.9

@@ -1,4 +1,4 @@
-"""The networks, from pixels to logits: 8,890 parameters, or 9,802."""
+"""The networks, from pixels to logits: 8,890 parameters in two orders, or 9,802."""
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,18 @@ class DigitCNN(DigitNetwork):
         super().__init__(features, 32 * 3 * 3, dropout, views)
 
 
+class FastDigitCNN(DigitNetwork):
+    """`DigitCNN` with the batch norm behind the max-pool, where it has a quarter of the work.
+
+    The same 8,890 parameters; another function, since max-pool and batch norm do not commute.
+    The order is that of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024).
+    """
+
+    def __init__(self, dropout: float = 0.0, views: int = 1) -> None:
+        features = nn.Sequential(*_pooled(1, 8), *_pooled(8, 16), *_pooled(16, 32))
+        super().__init__(features, 32 * 3 * 3, dropout, views)
+
+
 class DeepDigitCNN(DigitNetwork):
     """Five narrow convolutions, which read better than three within 9,999 parameters.
 
@@ -114,7 +126,11 @@ class DeepDigitCNN(DigitNetwork):
         super().__init__(features, 16 * 3 * 3, dropout, views)
 
 
-ARCHITECTURES: dict[str, type[DigitCNN | DeepDigitCNN]] = {"base": DigitCNN, "deep": DeepDigitCNN}
+ARCHITECTURES: dict[str, type[DigitCNN | FastDigitCNN | DeepDigitCNN]] = {
+    "base": DigitCNN,
+    "fast": FastDigitCNN,
+    "deep": DeepDigitCNN,
+}
 
 
 def build(model: Model) -> DigitNetwork:

@@ -47,7 +47,7 @@ class Data(Section):
 class Model(Section):
     """What may vary in the network."""
 
-    architecture: Literal["base", "deep"]
+    architecture: Literal["base", "fast", "deep"]
     dropout: float = Field(ge=0, lt=1)
     views: int = Field(ge=1, le=9)
 
@@ -60,12 +60,18 @@ class Augmentation(Section):
     translation: Fraction
     scale: float = Field(ge=0, lt=1)
 
+    @property
+    def is_none(self) -> bool:
+        """Whether every image stays as it is."""
+        return not (self.rotation or self.shear or self.translation or self.scale)
+
 
 class Train(Section):
     """The recipe."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int = Field(ge=1, le=1024)
+    precision: Literal["fp32", "bf16"]
     seed: Seed
     epochs: int = Field(ge=1, le=10_000)
     clean_epochs: int = Field(ge=0)

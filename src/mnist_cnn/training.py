@@ -83,6 +83,7 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
         network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True
     )
     images, labels = _on(device, training)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     generator = torch.Generator(device).manual_seed(recipe.seed)
     steps = math.ceil(len(images) / recipe.batch_size)
     optimizer = _optimizer(network, recipe)
@@ -91,9 +92,10 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
     log: list[EpochLog] = []
     with tqdm(total=recipe.epochs * steps, unit="batch", leave=False, disable=None) as progress:
         for epoch in range(1, recipe.epochs + 1):
-            is_clean = epoch > recipe.epochs - recipe.clean_epochs
-            key = (recipe.seed, epoch)
-            distortions = draw_distortions(len(images), recipe.augmentation, key).to(device)
+            is_clean = epoch > recipe.epochs - recipe.clean_epochs or recipe.augmentation.is_none
+            if not is_clean:
+                key = (recipe.seed, epoch)
+                distortions = draw_distortions(len(images), recipe.augmentation, key).to(device)
             network.train()
             losses = torch.empty(steps, device=device)
             order = torch.randperm(len(images), generator=generator, device=device)
@@ -101,8 +103,10 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
                 batch = to_input(images[chosen])
                 if not is_clean:
                     batch = warp(batch, distortions[chosen])
+                with half:
+                    logits = network(batch)
                 loss = functional.cross_entropy(
-                    network(batch), labels[chosen], label_smoothing=recipe.label_smoothing
+                    logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing
                 )
                 optimizer.zero_grad()
                 loss.backward()
