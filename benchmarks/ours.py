@@ -1,0 +1,54 @@
+"""The recipe `speed` of recipes.yaml, by the code of the train stage.
+
+Prints a line of JSON: seconds of training, from pixels in memory to weights, and accuracy on the
+test images.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+
+from mnist_cnn.digits import read_test_digits, read_training_digits
+from mnist_cnn.model import predict_logits
+from mnist_cnn.params import Params, load_params
+from mnist_cnn.paths import RAW_DATA, RECIPES
+from mnist_cnn.study import read_recipes
+from mnist_cnn.training import train
+
+
+def changed(params: Params, changes: dict[str, object]) -> Params:
+    """`params` with other values for some dotted keys."""
+    content = params.model_dump()
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return Params.model_validate(content)
+
+
+def main() -> None:
+    """Train once on all 60,000 training images."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    changes = read_recipes(RECIPES, "published")["speed"]
+    settings = {"train.seed": options.seed, "train.threads": options.threads}
+    params = changed(load_params(), {**changes, **settings})
+    digits = read_training_digits(RAW_DATA)
+    test = read_test_digits(RAW_DATA)
+    start = time.perf_counter()
+    network = train(digits, None, params.model, params.train).network
+    seconds = time.perf_counter() - start
+    logits = predict_logits(network, torch.from_numpy(test.images)).numpy()
+    accuracy = float((logits.argmax(axis=1) == test.labels).mean())
+    epochs = params.train.epochs
+    print(json.dumps({"epoch": epochs, "seconds": seconds, "accuracy": accuracy}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

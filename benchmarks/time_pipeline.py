@@ -1,0 +1,101 @@
+"""What the pipeline costs around its work: starts, memory, and a run with nothing to do."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from ruamel.yaml import YAML
+
+STAGES = ("download", "train", "evaluate", "export")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Seconds of a command: the median of all rounds, the least and the most."""
+
+    name: str
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Seconds of a stage's start and of its whole run, and its peak memory."""
+
+    name: str
+    start: float
+    seconds: float
+    megabytes: float
+
+
+def measure_commands(rounds: int) -> list[Command]:
+    """Seconds of short commands, in turn: a `dvc repro` with nothing to do, and its like."""
+    python = sys.executable
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder)
+        _run(["git", "init", "--quiet"], empty)
+        _run(["dvc", "init", "--quiet"], empty)
+        commands = {
+            "`dvc status` in an empty project": (["dvc", "status"], empty),
+            "`dvc repro` with nothing to do": (["dvc", "repro"], Path()),
+            "`mnist-cnn info`": (["mnist-cnn", "info"], Path()),
+            "`import torch`": ([python, "-c", "import torch"], empty),
+            "`import onnxruntime`": ([python, "-c", "import onnxruntime"], empty),
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for turn in range(rounds + 1):
+            for name, (command, where) in commands.items():
+                seconds, _ = _run(command, where)
+                if turn:  # the first warms the disk's cache
+                    times[name].append(seconds)
+    return [Command(name, median(found), min(found), max(found)) for name, found in times.items()]
+
+
+def measure_stages() -> list[Stage]:
+    """Seconds and peak memory of each stage, in a copy of the project, without DVC."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("src", "stages", "data/raw"):
+            shutil.copytree(part, copy / part)
+        shutil.copy2("params.yaml", copy)
+        (copy / "data/raw").rename(copy / "data/offline")
+        yaml = YAML()
+        params = yaml.load(copy / "params.yaml")
+        params["data"]["sources"] = ["folder:data/offline"]  # the network is not what is timed
+        yaml.dump(params, copy / "params.yaml")
+        for stage in STAGES:
+            script = f"stages/{stage}.py"
+            load = f"import runpy; runpy.run_path({script!r}, run_name='loaded')"
+            starts = [_run([sys.executable, "-c", load], copy)[0] for _ in range(4)]
+            seconds, memory = _run([sys.executable, script], copy)
+            rows.append(Stage(stage, median(starts[1:]), seconds, memory / 1024))
+    return rows
+
+
+def _run(command: list[str], folder: Path) -> tuple[float, int]:
+    """Wall-clock seconds, and the peak memory in kB where the system counts so (Linux)."""
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    start = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None  # noqa: S101
+    told = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"bench: {' '.join(command)} failed:\n{told.decode()}")
+    process.returncode = 0
+    return seconds, usage.ru_maxrss
