@@ -58,6 +58,10 @@ study: $(READY) ## the published recipes over ten seeds, on the test images (1.5
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
 	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
 
+.PHONY: bench
+bench: $(READY) ## speed, against baselines, into benchmarks/results.md (40 minutes, nothing beside)
+	python benchmarks/bench.py
+
 .PHONY: lock
 lock: $(READY) ## bring requirements.lock in line with pyproject.toml
 	uv pip compile pyproject.toml --extra train --group dev --quiet \

@@ -78,8 +78,8 @@ Ratios carry over to other machines better than seconds.
 
 {training_table(training)}
 
-Ours is the recipe `speed`, whose epochs were fixed beforehand. A baseline's epochs are the first
-after which its mean accuracy is 99 % or more, which is chosen on the test images, in its favour. The
+Ours is the recipe `speed`, whose epochs were fixed beforehand. A baseline has the epochs after
+which its mean accuracy first is 99 % or more: chosen on the test images, in its favour. The
 ratio is that of the medians.
 
 ## How much of the machine that is
