@@ -15,6 +15,14 @@ from ruamel.yaml import YAML
 STAGES = ("download", "train", "evaluate", "export")
 
 
+# A process starts with the peak of the one that it was forked from, so a small one starts it.
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)  # kB on Linux
+"""
+
+
 @dataclass(frozen=True)
 class Command:
     """Seconds of a command: the median of all rounds, the least and the most."""
@@ -75,27 +83,19 @@ def measure_stages() -> list[Stage]:
             script = f"stages/{stage}.py"
             load = f"import runpy; runpy.run_path({script!r}, run_name='loaded')"
             starts = [_run([sys.executable, "-c", load], copy)[0] for _ in range(4)]
-            seconds, memory = _run([sys.executable, script], copy)
-            rows.append(Stage(stage, median(starts[1:]), seconds, memory / 1024))
+            seconds, told = _run([sys.executable, "-c", PEAK, sys.executable, script], copy)
+            rows.append(Stage(stage, median(starts[1:]), seconds, int(told.split()[-1]) / 1024))
     return rows
 
 
-def _run(command: list[str], folder: Path) -> tuple[float, int]:
-    """Wall-clock seconds, and the peak memory in kB where the system counts so (Linux)."""
+def _run(command: list[str], folder: Path) -> tuple[float, str]:
+    """Wall-clock seconds, and what the command prints."""
     environment = {**os.environ, "PYTHONPATH": "src"}
     start = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+    result = subprocess.run(  # noqa: S603
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert process.stderr is not None  # noqa: S101
-    told = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"bench: {' '.join(command)} failed:\n{told.decode()}")
-    process.returncode = 0
-    return seconds, usage.ru_maxrss
+    if result.returncode:
+        raise SystemExit(f"bench: {' '.join(command)} failed:\n{result.stderr}")
+    return seconds, result.stdout
