@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # one that only touches the file does not.
 READY := .venv/.ready-$(shell git hash-object requirements.lock)
 
-# Runs at once, each on one thread.
+# Runs at once; all recipes but `speed` take one thread.
 JOBS ?= 2
 
 .DEFAULT_GOAL := help

@@ -14,9 +14,10 @@ import time_training
 import torch
 
 from mnist_cnn.artifacts import replacing, write_bytes
+from mnist_cnn.errors import told_plainly
 
 HERE = Path(__file__).parent
-# Multiply-adds of one image, as tests/test_model.py counts them.
+# Multiply-adds of one image; the tests count them.
 FORWARD = 510_912
 BACKWARD = 965_376
 
@@ -41,6 +42,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="for training (default 2)")
     parser.add_argument("--mnist8", type=Path, help="mnist-8.onnx of the ONNX model zoo")
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: should be at least 2, or there is no spread")
+    if options.mnist8 and not options.mnist8.is_file():
+        parser.error(f"--mnist8: there is no file {options.mnist8}")
     inference = time_inference.measure(options.rounds, options.mnist8)
     commands = time_pipeline.measure_commands(options.rounds)
     stages = time_pipeline.measure_stages()
@@ -204,4 +209,5 @@ def draw(inference: list[time_inference.Row], training: list[time_training.Resul
 
 
 if __name__ == "__main__":
-    main()
+    with told_plainly("bench"):
+        main()

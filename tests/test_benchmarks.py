@@ -16,6 +16,9 @@ from time_inference import CHUNKS, Row
 from time_pipeline import Command, Stage
 from time_training import Result, _until_the_goal
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnist_cnn.model import FastDigitCNN
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,28 @@ from torch import nn
 def test_baselines_have_the_stated_parameters(network: nn.Module, parameters: int) -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_multiply_adds_are_those_of_the_network_that_is_timed() -> None:
+    with FlopCounterMode(display=False) as counted:
+        logits = FastDigitCNN()(torch.zeros(2, 1, 28, 28))
+    assert counted.get_total_flops() == 2 * 2 * bench.FORWARD
+    with FlopCounterMode(display=False) as counted:
+        logits.sum().backward()
+    assert counted.get_total_flops() == 2 * 2 * bench.BACKWARD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [(["--rounds", "1"], "--rounds: should be"), (["--mnist8", "no.onnx"], "no file no.onnx")],
+)
+def test_unusable_options_are_refused_before_any_work(options: list[str], problem: str) -> None:
+    command = [sys.executable, REPOSITORY / "benchmarks/bench.py", *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert problem in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_baseline_has_the_first_epoch_whose_mean_reaches_the_goal() -> None:

@@ -372,6 +372,7 @@ def test_a_missed_parity_tolerance_leaves_no_model(command: list[str], reproduce
     assert "more than export.tolerance 1e-12; no model was written" in line
     assert "Traceback" not in result.stdout
     assert not (reproduced.folder / "models/mnist_cnn.onnx").exists()
+    assert not (reproduced.folder / "models/mnist_cnn.int8.onnx").exists()
     assert not (reproduced.folder / "metrics/onnx.json").exists()
 
 
