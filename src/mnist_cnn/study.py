@@ -78,7 +78,7 @@ def read_recipes(path: Path, group: str) -> Recipes:
         MnistCnnError: there is no such file or group, or it is not one of settings.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
     except (YAMLError, ValueError) as error:
