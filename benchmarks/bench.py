@@ -4,22 +4,61 @@ import argparse
 import os
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 
 import matplotlib.pyplot as plt
+import profile_training
 import time_inference
 import time_pipeline
 import time_training
 import torch
+from ours import speed
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn.artifacts import replacing, write_bytes
 from mnist_cnn.errors import told_plainly
+from mnist_cnn.model import build
+from mnist_cnn.params import TRAINING_IMAGES, load_params
+from mnist_cnn.training import epoch_sizes
 
 HERE = Path(__file__).parent
-# Multiply-adds of one image; the tests count them.
-FORWARD = 510_912
-BACKWARD = 965_376
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds for one image."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured."""
+
+    training: list[time_training.Result]
+    images: int  # that one training of ours reads
+    trained: Work  # of the network that ours trains
+    operations: list[profile_training.Operation]
+    peaks: dict[int, float]  # by threads
+    inference: list[time_inference.Row]
+    exported: Work  # of the network in the ONNX files
+    commands: list[time_pipeline.Command]
+    stages: list[time_pipeline.Stage]
+
+
+def count(network: nn.Module) -> Work:
+    """What torch counts; one multiply-add is two of its operations."""
+    images = 4
+    with FlopCounterMode(display=False) as forward:
+        logits = network(torch.zeros(images, 1, 28, 28))
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    counts = [counted.get_total_flops() // (2 * images) for counted in (forward, backward)]
+    return Work(*counts)
 
 
 def peak(threads: int) -> float:
@@ -46,14 +85,21 @@ def main() -> None:
         parser.error("--rounds: should be at least 2, or there is no spread")
     if options.mnist8 and not options.mnist8.is_file():
         parser.error(f"--mnist8: there is no file {options.mnist8}")
-    inference = time_inference.measure(options.rounds, options.mnist8)
-    commands = time_pipeline.measure_commands(options.rounds)
-    stages = time_pipeline.measure_stages()
-    peaks = {threads: peak(threads) for threads in sorted({1, options.threads})}
-    training = time_training.measure(options.rounds, options.threads)
-    text = report(options, inference, commands, stages, peaks, training)
+    recipe = speed(seed=0, threads=options.threads)
+    measured = Measured(
+        inference=time_inference.measure(options.rounds, options.mnist8),
+        commands=time_pipeline.measure_commands(options.rounds),
+        stages=time_pipeline.measure_stages(),
+        peaks={threads: peak(threads) for threads in sorted({1, options.threads})},
+        operations=profile_training.measure(),
+        training=time_training.measure(options.rounds, options.threads),
+        images=sum(epoch_sizes(TRAINING_IMAGES, recipe.train)),
+        trained=count(build(recipe.model)),
+        exported=count(build(load_params().model)),
+    )
+    text = report(measured, options.rounds, options.threads)
     write_bytes(HERE / "results.md", text.encode())
-    draw(inference, training)
+    draw(measured)
     print(text)
 
 
@@ -63,25 +109,17 @@ def table(header: list[str], rows: list[list[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def report(
-    options: argparse.Namespace,
-    inference: list[time_inference.Row],
-    commands: list[time_pipeline.Command],
-    stages: list[time_pipeline.Stage],
-    peaks: dict[int, float],
-    training: list[time_training.Result],
-) -> str:
+def report(found: Measured, rounds: int, threads: int) -> str:
     """The results as Markdown."""
-    ours = training[0]
     return f"""# Benchmarks
 
 Made by `make bench` on {platform.machine()} with {os.cpu_count()} cores, torch {torch.__version__},
-in {options.rounds} rounds in which all contenders take turns: median, and from least to most.
+in {rounds} rounds in which all contenders take turns: median, and from least to most.
 Ratios carry over to other machines better than seconds.
 
-## Training to 99 % of the test images, on {options.threads} threads
+## Training to 99 % of the test images, on {threads} threads
 
-{training_table(training)}
+{training_table(found.training)}
 
 Ours is the recipe `speed`, whose epochs were fixed beforehand. A baseline has the epochs after
 which its mean accuracy first is 99 % or more: chosen on the test images, in its favour. The
@@ -90,27 +128,32 @@ ratio is that of the medians.
 ## How much of the machine that is
 
 A product of two matrices of 2048 x 2048 in fp32 reaches {
-        ", ".join(f"{speed:.0f} on {threads}" for threads, speed in peaks.items())
+        ", ".join(f"{speed:.0f} on {threads}" for threads, speed in found.peaks.items())
     } thread(s), in 10⁹ multiply-adds a second. An image
-takes {FORWARD:,} forward and {BACKWARD:,} backward.
+takes ours {found.trained.forward:,} forward and {found.trained.backward:,} backward in training,
+and {found.exported.forward:,} in the ONNX file.
 
-{share_table(ours, inference, peaks, options.threads)}
+{share_table(found, threads)}
+
+Where the time of training goes, on one thread under torch's profiler:
+
+{operation_table(found.operations)}
 
 ## Reading digits
 
 Microseconds for an image, by how many images are read at once:
 
-{inference_table(inference, 1)}
+{inference_table(found.inference, 1)}
 
-{inference_table(inference, 2)}
+{inference_table(found.inference, 2)}
 
 ## The pipeline
 
-{command_table(commands)}
+{command_table(found.commands)}
 
 Each stage alone, without DVC; the start is Python and all imports, before any work.
 
-{stage_table(stages)}
+{stage_table(found.stages)}
 """
 
 
@@ -133,25 +176,32 @@ def training_table(training: list[time_training.Result]) -> str:
     return table(["", "epochs", "accuracy", "training", "range", "ratio"], rows)
 
 
-def share_table(
-    ours: time_training.Result,
-    inference: list[time_inference.Row],
-    peaks: dict[int, float],
-    threads: int,
-) -> str:
+def share_table(found: Measured, threads: int) -> str:
     """Which part of the matrix product's speed training and inference reach."""
-    images = 60_000 * ours.epochs / median(ours.seconds)
+    work = found.trained.forward + found.trained.backward
+    training = found.images * work / median(found.training[0].seconds) / 1e9
     single = min(
-        row.microseconds for row in inference if row.reader == "onnxruntime" and row.threads == 1
+        row.microseconds
+        for row in found.inference
+        if row.reader == "onnxruntime" and row.threads == 1
     )
     speeds = {
-        f"training, {threads} threads": (images * (FORWARD + BACKWARD) / 1e9, peaks[threads]),
-        "onnxruntime at its best chunk, 1 thread": (1e6 / single * FORWARD / 1e9, peaks[1]),
+        f"training, {threads} threads": (training, found.peaks[threads]),
+        "onnxruntime at its best chunk, 1 thread": (
+            found.exported.forward / single / 1e3,
+            found.peaks[1],
+        ),
     }
     rows: list[list[object]] = [
         [name, f"{speed:.1f}", f"{speed / top:.0%}"] for name, (speed, top) in speeds.items()
     ]
     return table(["", "10⁹ multiply-adds a second", "of the product's"], rows)
+
+
+def operation_table(operations: list[profile_training.Operation]) -> str:
+    """Shares of training, the largest first."""
+    ranked = sorted(operations, key=lambda operation: -operation.share)
+    return table(["", "of the time"], [[o.name, f"{o.share:.1%}"] for o in ranked])
 
 
 def inference_table(inference: list[time_inference.Row], threads: int) -> str:
@@ -190,8 +240,9 @@ def stage_table(stages: list[time_pipeline.Stage]) -> str:
     return table(["stage", "start", "whole", "peak memory"], rows)
 
 
-def draw(inference: list[time_inference.Row], training: list[time_training.Result]) -> None:
+def draw(found: Measured) -> None:
     """One picture: time to 99 %, and time for an image by chunk."""
+    training, inference = found.training, found.inference
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     names = [found.name for found in training]
     bars = left.barh(names, [median(found.seconds) for found in training], color="tab:blue")

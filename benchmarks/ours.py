@@ -30,15 +30,19 @@ def changed(params: Params, changes: dict[str, object]) -> Params:
     return Params.model_validate(content)
 
 
+def speed(seed: int, threads: int) -> Params:
+    """The settings of the recipe."""
+    changes = read_recipes(RECIPES, "published")["speed"]
+    return changed(load_params(), {**changes, "train.seed": seed, "train.threads": threads})
+
+
 def main() -> None:
     """Train once on all 60,000 training images."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    changes = read_recipes(RECIPES, "published")["speed"]
-    settings = {"train.seed": options.seed, "train.threads": options.threads}
-    params = changed(load_params(), {**changes, **settings})
+    params = speed(options.seed, options.threads)
     digits = read_training_digits(RAW_DATA)
     test = read_test_digits(RAW_DATA)
     start = time.perf_counter()

@@ -47,12 +47,18 @@ def measure_commands(rounds: int) -> list[Command]:
     """Seconds of short commands, in turn: a `dvc repro` with nothing to do, and its like."""
     python = sys.executable
     with tempfile.TemporaryDirectory() as folder:
-        empty = Path(folder)
-        _run(["git", "init", "--quiet"], empty)
-        _run(["dvc", "init", "--quiet"], empty)
+        empty, small = Path(folder) / "empty", Path(folder) / "small"
+        for project in (empty, small):
+            project.mkdir()
+            _run(["git", "init", "--quiet"], project)
+            _run(["dvc", "init", "--quiet"], project)
+        (small / "in").write_text("")
+        _run(["dvc", "stage", "add", "-n", "copy", "-d", "in", "-o", "out", "cp in out"], small)
+        _run(["dvc", "repro"], small)
         commands = {
             "`dvc status` in an empty project": (["dvc", "status"], empty),
             "`dvc repro` with nothing to do": (["dvc", "repro"], Path()),
+            "the same in a project of one stage": (["dvc", "repro"], small),
             "`mnist-cnn info`": (["mnist-cnn", "info"], Path()),
             "`import torch`": ([python, "-c", "import torch"], empty),
             "`import onnxruntime`": ([python, "-c", "import onnxruntime"], empty),

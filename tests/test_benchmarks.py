@@ -3,22 +3,22 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import bench
 import example
+import profile_training
 import pytest
 import torch
 import usual
 from conftest import REPOSITORY
+from profile_training import Operation
 from time_inference import CHUNKS, Row
 from time_pipeline import Command, Stage
 from time_training import Result, _until_the_goal
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_cnn.model import FastDigitCNN
+from mnist_cnn.digits import Digits
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,10 @@ def test_baselines_have_the_stated_parameters(network: nn.Module, parameters: in
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_the_multiply_adds_are_those_of_the_network_that_is_timed() -> None:
-    with FlopCounterMode(display=False) as counted:
-        logits = FastDigitCNN()(torch.zeros(2, 1, 28, 28))
-    assert counted.get_total_flops() == 2 * 2 * bench.FORWARD
-    with FlopCounterMode(display=False) as counted:
-        logits.sum().backward()
-    assert counted.get_total_flops() == 2 * 2 * bench.BACKWARD
+def test_multiply_adds_are_counted_forward_and_backward() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 784, 10))
+    forward = 8 * 784 * 9 + 8 * 784 * 10
+    assert bench.count(network) == bench.Work(forward, 2 * forward - 8 * 784 * 9)
 
 
 @pytest.mark.slow
@@ -91,13 +88,35 @@ def test_the_report_has_every_contender_and_the_ratios() -> None:
         for threads in (1, 2)
         for chunk in CHUNKS
     ]
-    commands = [Command("`dvc status`", 0.5, 0.4, 0.6), Command("`dvc repro`", 0.75, 0.7, 0.8)]
-    stages = [Stage("train", 2.0, 130.0, 600.0), Stage("export", 3.0, 8.0, 700.0)]
-    options = Namespace(rounds=3, threads=2)
-    text = bench.report(options, inference, commands, stages, {1: 50.0, 2: 100.0}, training)
+    found = bench.Measured(
+        training=training,
+        images=120_000,
+        trained=bench.Work(500_000, 1_000_000),
+        operations=[Operation("ReLU", 0.1), Operation("max-pool, forward", 0.25)],
+        peaks={1: 50.0, 2: 100.0},
+        inference=inference,
+        exported=bench.Work(500_000, 1_000_000),
+        commands=[Command("`dvc status`", 0.5, 0.4, 0.6), Command("`dvc repro`", 0.75, 0.7, 0.8)],
+        stages=[Stage("train", 2.0, 130.0, 600.0), Stage("export", 3.0, 8.0, 700.0)],
+    )
+    text = bench.report(found, rounds=3, threads=2)
     usual_row = "usual script | 5, not reached | 98.10 ± 0.10 % | 120.0 s | 90.0 to 120.0 s | 20.0"
     assert f"| {usual_row} |" in text
     assert "| `dvc repro` | 0.75 s | 0.70 to 0.80 s | 1.50 |" in text
     assert "| all | 5.0 s | 138.0 s |  |" in text
-    # 60,000 images x 2 epochs in 6 s, at 1,476,288 multiply-adds each, of 100 · 10⁹
-    assert "| training, 2 threads | 29.5 | 30% |" in text
+    assert "| max-pool, forward | 25.0% |\n| ReLU | 10.0% |" in text
+    # 120,000 images in 6 s, at 1,500,000 multiply-adds each, of 100 · 10⁹
+    assert "| training, 2 threads | 30.0 | 30% |" in text
+    # 500,000 multiply-adds in 20 µs, of 50 · 10⁹
+    assert "| onnxruntime at its best chunk, 1 thread | 25.0 | 50% |" in text
+
+
+@pytest.mark.slow
+def test_the_profile_finds_every_operation_that_it_lists(
+    small_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(profile_training, "read_training_digits", lambda _: small_digits[0])
+    found = profile_training.measure()
+    assert sum(operation.share for operation in found) == pytest.approx(1)
+    assert all(0 < operation.share < 1 for operation in found)
