@@ -103,6 +103,11 @@ def test_all_problems_are_told_at_once_each_on_its_line(
             "train.clean_epochs: 25; should be at most train.epochs, which is 24",
         ),
         (
+            {"model.dropout": 0.1, "train.threads": 2},
+            "train.threads: 2; should be 1 with model.dropout, whose draws on several threads "
+            "cannot be repeated",
+        ),
+        (
             {"data.split.train_images": 55_001},
             "data.split.validation_images: 5000; should be at most 4999, "
             "the images that data.split.train_images leaves",

@@ -12,7 +12,15 @@ from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.evaluation import evaluate
 from mnist_cnn.model import DeepDigitCNN, DigitCNN, predict_logits
 from mnist_cnn.params import Augmentation, Model, Params, Train
-from mnist_cnn.training import Trained, _optimizer, _schedule, select_device, train
+from mnist_cnn.training import (
+    Trained,
+    _draw_order,
+    _optimizer,
+    _schedule,
+    epoch_sizes,
+    select_device,
+    train,
+)
 
 BASE = Model(architecture="base", dropout=0.0, views=1)
 
@@ -80,6 +88,8 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
         {"averaging": 0.0},
         {"clean_epochs": 1},
         {"precision": "bf16"},
+        {"threads": 2},
+        {"epochs": 2, "hardest": 0.5},
     ],
     ids=str,
 )
@@ -247,6 +257,39 @@ def test_biases_and_norms_do_not_decay(recipe: Train, name: str, kind: type) -> 
     ]
     assert len(decayed) + len(rest) == len(names)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [recipe.weight_decay, 0]
+
+
+def test_epochs_after_the_first_take_the_hardest_share(recipe: Train) -> None:
+    three = recipe.model_copy(update={"epochs": 3, "hardest": 0.25})
+    assert epoch_sizes(1001, three) == [1001, 251, 251]
+    assert epoch_sizes(1001, three.model_copy(update={"hardest": 1.0})) == [1001] * 3
+
+
+def test_the_hardest_images_are_those_of_largest_loss_in_any_order() -> None:
+    hardness = torch.tensor([0.1, 3.0, 0.2, 2.0, 1.0])
+    orders = [_draw_order(hardness, 3, torch.Generator().manual_seed(seed)) for seed in range(5)]
+    assert all(sorted(order.tolist()) == [1, 3, 4] for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) > 1
+    everything = _draw_order(hardness, 5, torch.Generator().manual_seed(0))
+    assert sorted(everything.tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_later_epoch_takes_the_images_that_were_read_worst(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    logs = [run(small_digits, recipe, epochs=2, hardest=share).log for share in (1.0, 0.1)]
+    assert logs[0][0].train_loss == logs[1][0].train_loss
+    assert logs[1][1].train_loss > 2 * logs[0][1].train_loss
+
+
+@pytest.mark.slow
+def test_two_threads_learn_to_read_with_the_same_bits_each_time(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    first, again = (run(small_digits, recipe, threads=2, epochs=2) for _ in range(2))
+    assert same(first.network, again.network)
+    assert first.log[-1].validation_accuracy > 0.9
 
 
 def test_auto_takes_the_best_device_there_is() -> None:

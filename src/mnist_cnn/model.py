@@ -86,15 +86,22 @@ class DigitCNN(DigitNetwork):
 
 
 class FastDigitCNN(DigitNetwork):
-    """`DigitCNN` with the batch norm behind the max-pool, where it has a quarter of the work.
+    """The same 8,890 parameters as `DigitCNN`, with less work for them.
 
-    The same 8,890 parameters; another function, since max-pool and batch norm do not commute.
-    The order is that of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024).
+    - Batch norm comes behind the max-pool, where it has a quarter of the work. That is another
+      function, since the two do not commute; the order is that of K. Jordan, "94% on CIFAR-10 in
+      3.29 seconds on a single GPU" (2024).
+    - Two pixels are cut off each side. What MNIST's digits leave there is paper as a rule: they
+      were scaled to 20 x 20. 24 pixels are halved to 12, 6 and 3, where of 28, 14 and 7, the max-
+      pools drop the last.
     """
 
     def __init__(self, dropout: float = 0.0, views: int = 1) -> None:
         features = nn.Sequential(*_pooled(1, 8), *_pooled(8, 16), *_pooled(16, 32))
         super().__init__(features, 32 * 3 * 3, dropout, views)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return super()._logits(images[:, :, 2:-2, 2:-2])
 
 
 class DeepDigitCNN(DigitNetwork):

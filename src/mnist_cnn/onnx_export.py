@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mnist_cnn.digits import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD, Digits
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.model import predict_logits, to_input
+from mnist_cnn.model import DigitNetwork, predict_logits, to_input
 
 INPUT = "image"
 OUTPUTS = ["logits", "probabilities"]
@@ -51,7 +51,7 @@ class Deployable(nn.Module):
         return logits, logits.softmax(dim=1)
 
 
-def describe(network: nn.Module, weights_sha256: str) -> dict[str, str]:
+def describe(network: DigitNetwork, weights_sha256: str) -> dict[str, str]:
     """What the ONNX file says about itself."""
     return {
         "labels": ",".join(LABELS),
@@ -59,6 +59,7 @@ def describe(network: nn.Module, weights_sha256: str) -> dict[str, str]:
         "normalisation": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}, inside the graph",
         "dataset": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
         "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
+        "views": str(network.views),
         "weights_sha256": weights_sha256,
         "licence": "MIT",
     }

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from mnist_cnn.augmentation import draw_distortions, warp
+from mnist_cnn.data_parallel import ThreadedGradients
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.model import build, predict_logits, to_input
@@ -78,48 +79,95 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
     device = select_device(recipe.device)
     _make_deterministic(recipe)
     network = build(model).to(device).to(memory_format=torch.channels_last)
-    # Batch statistics are averaged like the weights, so that the two belong together.
-    averaged = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True
-    )
+    averaged = _averaged(network, recipe)
     images, labels = _on(device, training)
-    half = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    hardness = torch.zeros(len(images), device=device)
     generator = torch.Generator(device).manual_seed(recipe.seed)
-    steps = math.ceil(len(images) / recipe.batch_size)
+    sizes = epoch_sizes(len(images), recipe)
+    steps = sum(math.ceil(size / recipe.batch_size) for size in sizes)
     optimizer = _optimizer(network, recipe)
-    schedule = LambdaLR(optimizer, _schedule(recipe, recipe.epochs * steps))
+    schedule = LambdaLR(optimizer, _schedule(recipe, steps))
+    threads = recipe.threads if device.type == "cpu" else 1
 
     log: list[EpochLog] = []
-    with tqdm(total=recipe.epochs * steps, unit="batch", leave=False, disable=None) as progress:
-        for epoch in range(1, recipe.epochs + 1):
-            is_clean = epoch > recipe.epochs - recipe.clean_epochs or recipe.augmentation.is_none
-            if not is_clean:
-                key = (recipe.seed, epoch)
-                distortions = draw_distortions(len(images), recipe.augmentation, key).to(device)
+    with (
+        ThreadedGradients(network, threads) as gradients,
+        tqdm(total=steps, unit="batch", leave=False, disable=None) as progress,
+    ):
+        for epoch, size in enumerate(sizes, start=1):
+            distortions = _draw_distortions(len(images), recipe, epoch, device)
+            loss = _Loss(images, labels, distortions, hardness, recipe)
             network.train()
-            losses = torch.empty(steps, device=device)
-            order = torch.randperm(len(images), generator=generator, device=device)
-            for step, chosen in enumerate(order.split(recipe.batch_size)):
-                batch = to_input(images[chosen])
-                if not is_clean:
-                    batch = warp(batch, distortions[chosen])
-                with half:
-                    logits = network(batch)
-                loss = functional.cross_entropy(
-                    logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing
-                )
-                optimizer.zero_grad()
-                loss.backward()
+            batches = _draw_order(hardness, size, generator).split(recipe.batch_size)
+            losses = torch.empty(len(batches), device=device)
+            for step, chosen in enumerate(batches):
+                losses[step] = gradients.backward(loss, chosen)
                 optimizer.step()
                 schedule.step()
-                averaged.update_parameters(network)
-                losses[step] = loss.detach()
+                if averaged:
+                    averaged.update_parameters(network)
                 progress.update()
-            entry = EpochLog(epoch, losses.mean().item(), *_watch(averaged, validation, device))
+            watched = _watch(averaged or network, validation, device)
+            entry = EpochLog(epoch, losses.mean().item(), *watched)
             _check_finite(losses, entry)
             log.append(entry)
             tqdm.write(_told(entry, recipe.epochs))
-    return Trained(averaged.module.cpu().eval(), log)
+    final: nn.Module = averaged.module if averaged else network
+    return Trained(final.cpu().eval(), log)
+
+
+def epoch_sizes(images: int, recipe: Train) -> list[int]:
+    """How many of `images` each epoch takes: all, then the hardest ones."""
+    return [images, *[math.ceil(recipe.hardest * images)] * (recipe.epochs - 1)]
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The mean loss of a batch of the training images, as one epoch distorts them."""
+
+    images: Tensor
+    labels: Tensor
+    distortions: Tensor | None
+    hardness: Tensor  # each image's loss when it was last seen, noted where it counts
+    recipe: Train
+
+    def __call__(self, network: nn.Module, chosen: Tensor) -> Tensor:
+        labels = self.labels[chosen]
+        batch = to_input(self.images[chosen])
+        if self.distortions is not None:
+            batch = warp(batch, self.distortions[chosen])
+        half = self.recipe.precision == "bf16"
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
+            logits = network(batch)
+        logits = logits.float()
+        if self.recipe.hardest < 1:
+            losses = functional.cross_entropy(logits.detach(), labels, reduction="none")
+            self.hardness[chosen] = losses
+        smoothing = self.recipe.label_smoothing
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def _draw_distortions(
+    images: int, recipe: Train, epoch: int, device: torch.device
+) -> Tensor | None:
+    """The matrices of one epoch, or None where the images stay as they are."""
+    if epoch > recipe.epochs - recipe.clean_epochs or recipe.augmentation.is_none:
+        return None
+    return draw_distortions(images, recipe.augmentation, (recipe.seed, epoch)).to(device)
+
+
+def _draw_order(hardness: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """The `size` hardest images, shuffled."""
+    order = torch.randperm(size, generator=generator, device=hardness.device)
+    return order if size == len(hardness) else hardness.topk(size).indices[order]
+
+
+def _averaged(network: nn.Module, recipe: Train) -> AveragedModel | None:
+    if not recipe.averaging:
+        return None
+    # Batch statistics are averaged like the weights, so that the two belong together.
+    average = get_ema_multi_avg_fn(recipe.averaging)
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def _watch(
@@ -155,7 +203,7 @@ def _make_deterministic(recipe: Train) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling new memory guards against reading it unwritten, which nothing here does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(recipe.threads)
+    torch.set_num_threads(1)  # more would gain little within operations as small as ours
     torch.manual_seed(recipe.seed)
 
 
@@ -174,7 +222,7 @@ def _optimizer(network: nn.Module, recipe: Train) -> Optimizer:
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
         )
-    return AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999))
+    return AdamW(groups, recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
 
 
 def _schedule(recipe: Train, steps: int) -> Callable[[int], float]:
