@@ -50,7 +50,7 @@ class Measured:
     stages: list[time_pipeline.Stage]
 
 
-def count(network: nn.Module) -> Work:
+def count_work(network: nn.Module) -> Work:
     """What torch counts; one multiply-add is two of its operations."""
     images = 4
     with FlopCounterMode(display=False) as forward:
@@ -94,8 +94,8 @@ def main() -> None:
         operations=profile_training.measure(),
         training=time_training.measure(options.rounds, options.threads),
         images=sum(epoch_sizes(TRAINING_IMAGES, recipe.train)),
-        trained=count(build(recipe.model)),
-        exported=count(build(load_params().model)),
+        trained=count_work(build(recipe.model)),
+        exported=count_work(build(load_params().model)),
     )
     text = report(measured, options.rounds, options.threads)
     write_bytes(HERE / "results.md", text.encode())
@@ -128,10 +128,10 @@ ratio is that of the medians.
 ## How much of the machine that is
 
 A product of two matrices of 2048 x 2048 in fp32 reaches {
-        ", ".join(f"{speed:.0f} on {threads}" for threads, speed in found.peaks.items())
+        ", ".join(f"{rate:.0f} on {count}" for count, rate in found.peaks.items())
     } thread(s), in 10⁹ multiply-adds a second. An image
-takes ours {found.trained.forward:,} forward and {found.trained.backward:,} backward in training,
-and {found.exported.forward:,} in the ONNX file.
+takes {found.trained.forward:,} forward and {found.trained.backward:,} backward in our training, and
+{found.exported.forward:,} in the ONNX file.
 
 {share_table(found, threads)}
 
@@ -185,7 +185,7 @@ def share_table(found: Measured, threads: int) -> str:
         for row in found.inference
         if row.reader == "onnxruntime" and row.threads == 1
     )
-    speeds = {
+    rates = {
         f"training, {threads} threads": (training, found.peaks[threads]),
         "onnxruntime at its best chunk, 1 thread": (
             found.exported.forward / single / 1e3,
@@ -193,7 +193,7 @@ def share_table(found: Measured, threads: int) -> str:
         ),
     }
     rows: list[list[object]] = [
-        [name, f"{speed:.1f}", f"{speed / top:.0%}"] for name, (speed, top) in speeds.items()
+        [name, f"{rate:.1f}", f"{rate / top:.0%}"] for name, (rate, top) in rates.items()
     ]
     return table(["", "10⁹ multiply-adds a second", "of the product's"], rows)
 

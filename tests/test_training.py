@@ -89,7 +89,6 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
         {"clean_epochs": 1},
         {"precision": "bf16"},
         {"threads": 2},
-        {"epochs": 2, "hardest": 0.5},
     ],
     ids=str,
 )
