@@ -278,7 +278,7 @@ def test_a_later_epoch_takes_the_images_that_were_read_worst(
     small_digits: tuple[Digits, Digits], recipe: Train
 ) -> None:
     logs = [run(small_digits, recipe, epochs=2, hardest=share).log for share in (1.0, 0.1)]
-    assert logs[1][1].train_loss > logs[0][1].train_loss
+    assert logs[1][1].train_loss > 2 * logs[0][1].train_loss
 
 
 @pytest.mark.slow
