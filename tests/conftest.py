@@ -50,6 +50,14 @@ def test_digits(raw_data: Path) -> Digits:
     return read_test_digits(raw_data)
 
 
+# For commits, also those of DVC's experiments, where the machine has no git identity.
+IDENTITY = {
+    f"GIT_{role}_{part}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for part, value in (("NAME", "Tester"), ("EMAIL", "tester@localhost"))
+}
+
+
 @dataclass(frozen=True)
 class Project:
     """A copy of the project, in a folder and a git repository of its own."""
@@ -61,6 +69,7 @@ class Project:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "400",  # else dvc cuts its tables
+            **IDENTITY,
         }
         environment.pop("PYTHONPATH", None)
         result = subprocess.run(
@@ -80,8 +89,7 @@ class Project:
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
-        identity = ("-c", "user.name=Tester", "-c", "user.email=tester@localhost")
-        self.run("git", *identity, "commit", "--quiet", "--message", message)
+        self.run("git", "commit", "--quiet", "--message", message)
 
     def repro(self) -> list[str]:
         """Run `dvc repro`; the stages that ran, in order."""
