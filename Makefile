@@ -58,9 +58,17 @@ study: $(READY) ## the published recipes over ten seeds, on the test images (1.5
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
 	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
 
+.PHONY: pictures
+pictures: repro ## how the reader does on people's pictures, and on pictures of no digit (1 minute)
+	mnist-cnn evaluate
+
 .PHONY: bench
-bench: $(READY) ## speed, against baselines, into benchmarks/results.md (40 minutes, nothing beside)
+bench: $(READY) ## speed, against baselines, into benchmarks/results.md (an hour, nothing beside)
 	python benchmarks/bench.py
+
+.PHONY: wheel
+wheel: repro ## build dist/mnist_cnn-….whl: the reader with its model, without the pipeline
+	python -m hatchling build --target wheel
 
 .PHONY: lock
 lock: $(READY) ## bring requirements.lock in line with pyproject.toml

@@ -11,6 +11,7 @@ from mnist_cnn.onnx_export import check_parity, describe, export_onnx, measure_a
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import ONNX_INT8_MODEL, ONNX_METRICS, ONNX_MODEL, RAW_DATA, WEIGHTS
 from mnist_cnn.quantisation import check_loss, quantise
+from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from
 from mnist_cnn.weights import load_weights
 
 
@@ -34,6 +35,9 @@ def main() -> None:
     parity = check_parity(model, network, test, params.export.tolerance)
     small = quantise(model, calibration, description)
     loss = check_loss(small, model, validation, params.export.int8_loss)
+    digits = seen_as_pictures(to_choose_from(validation))
+    for exported in (model, small):
+        note_least_logits(exported, digits, params.export.flagged)
 
     content, small_content = model.SerializeToString(), small.SerializeToString()
     write_bytes(ONNX_MODEL, content)

@@ -12,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ours import speed
 from ruamel.yaml import YAML
 
 from mnist_cnn.artifacts import sha256
+from mnist_cnn.contract import LEAST_LOGITS
 from mnist_cnn.digits import Digits, read_test_digits, read_training_digits, stratified_split
+from mnist_cnn.onnx_export import describe, export_onnx
 from mnist_cnn.params import Params, load_params
+from mnist_cnn.recognizer import Recognizer, open_model
+from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from, to_judge_by
 from mnist_cnn.sources import SHA256, download
+from mnist_cnn.training import train
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -48,6 +54,40 @@ def small_digits(raw_data: Path) -> tuple[Digits, Digits]:
 @pytest.fixture(scope="session")
 def test_digits(raw_data: Path) -> Digits:
     return read_test_digits(raw_data)
+
+
+@pytest.fixture(scope="session")
+def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file that reads well: the pipeline's own where it ran, else by the recipe `speed`."""
+    made = REPOSITORY / "models/mnist_cnn.onnx"
+    if made.is_file() and LEAST_LOGITS in open_model(made).get_modelmeta().custom_metadata_map:
+        return made
+    params = speed(seed=0, threads=2)
+    split = params.data.split
+    training, validation = stratified_split(
+        read_training_digits(raw_data), split.train_images, split.validation_images, split.seed
+    )
+    network = train(training, None, params.model, params.train).network
+    model = export_onnx(network, params.export.opset, describe(network, "0" * 64))
+    note_least_logits(model, seen_as_pictures(to_choose_from(validation)), params.export.flagged)
+    path = tmp_path_factory.mktemp("trained") / made.name
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def recognizer(trained_model: Path) -> Recognizer:
+    return Recognizer(trained_model)
+
+
+@pytest.fixture(scope="session")
+def judged_digits(raw_data: Path, params: Params) -> Digits:
+    """The 1,000 validation images by which the reader of pictures is judged."""
+    split = params.data.split
+    _, validation = stratified_split(
+        read_training_digits(raw_data), split.train_images, split.validation_images, split.seed
+    )
+    return to_judge_by(validation)
 
 
 # For commits, also those of DVC's experiments, where the machine has no git identity.

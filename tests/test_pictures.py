@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +185,19 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         load_grey(tmp_path / "none.png")
     with pytest.raises(PictureError, match="Is a directory"):
         load_grey(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["P", "RGBA", "I;16"])
+def test_the_largest_pictures_take_less_than_a_gigabyte(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new(mode, (7_000, 7_000)).save(path, compress_level=1)
+    program = (
+        "import resource, sys; from mnist_cnn.pictures import load_grey\n"
+        "load_grey(sys.argv[1])\n"
+        "sys.exit(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1_000_000)  # kB"
+    )
+    assert subprocess.run([sys.executable, "-c", program, path]).returncode == 0
 
 
 def is_read_or_refused(source: bytes | np.ndarray) -> None:

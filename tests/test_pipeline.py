@@ -43,7 +43,11 @@ def imported(file: Path) -> set[Path]:
         if module in found:
             continue
         found.add(module)
-        for node in ast.walk(ast.parse(module.read_text())):
+        tree = ast.parse(module.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []  # does not run
+        for node in ast.walk(tree):
             names: list[str] = []
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert node.level == 0, f"{module} imports by a relative name"

@@ -1,27 +1,186 @@
-"""The command `mnist-cnn`."""
+"""The command `mnist-cnn`.
 
+What a command needs is imported when it runs: `--help` need not wait for onnxruntime, nor reading
+a picture for torch.
+"""
+
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mnist_cnn.errors import MnistCnnError, told_plainly
-from mnist_cnn.paths import ONNX_MODEL, RECIPES, STUDY_FIGURE
+from mnist_cnn.paths import PICTURES, PICTURES_FIGURE, RECIPES, STUDY_FIGURE
+
+if TYPE_CHECKING:
+    from mnist_cnn.listing import Form
+    from mnist_cnn.pictures import Grey
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MODEL = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="An ONNX file of the pipeline's, instead of the one that comes with the package.",
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _examples(*lines: str) -> str:
+    """What `--help` ends with; the first character keeps click from filling the lines up."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _form(command: Command) -> Command:
+    """The options `--json` and `--csv`, which set `form`."""
+    for form, words in (("csv", "comma-separated values"), ("json", "one JSON object in a line")):
+        option = click.option(f"--{form}", "form", flag_value=form, help=f"Print {words}.")
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mnist-cnn")
 def commands() -> None:
-    """Work with the digit reader that the pipeline makes."""
+    """Read handwritten digits in pictures, and work with the pipeline that learnt to."""
+
+
+@commands.command(
+    epilog=_examples(
+        "mnist-cnn predict seven.png",
+        "mnist-cnn predict --top 3 scans/ 'more/*.jpg'",
+        "mnist-cnn predict --csv scans/ > digits.csv",
+    )
+)
+@click.argument("pictures", metavar="PATH...", nargs=-1, required=True)
+@_form
+@click.option("--top", type=click.IntRange(1), default=1, help="List the K likeliest.", metavar="K")
+@MODEL
+def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Path | None) -> None:
+    """Read pictures that hold one digit each.
+
+    A PATH is a picture, a folder of pictures, a pattern in quotes, or - for a picture on the
+    standard input. What cannot be read is named in the end, and makes the exit code 1.
+    """
+    from tqdm import tqdm
+
+    from mnist_cnn.listing import Listing
+    from mnist_cnn.pictures import find_pictures
+    from mnist_cnn.recognizer import Recognizer
+
+    recognizer = Recognizer(model)
+    listing = Listing(form or "table", min(top, len(recognizer.labels)))
+    names = list(find_pictures(pictures))
+    failures: list[str] = []
+    loaded: deque[str] = deque()
+
+    def load() -> Iterator["Grey"]:
+        for name, grey in _load_each(names, failures):
+            loaded.append(name)
+            yield grey
+
+    # The bar would be of no use among a few lines.
+    shown = None if len(names) > 100 else True
+    with tqdm(total=len(names), unit="picture", disable=shown, leave=False) as progress:
+        for reading in recognizer.predict_many(load()):
+            progress.update()
+            for line in listing.lines(loaded.popleft(), reading):
+                progress.write(line)
+    _report(failures, len(names))
+
+
+@commands.command(
+    epilog=_examples("mnist-cnn read page.jpg", "mnist-cnn read --boxes found.png page.jpg")
+)
+@click.argument("picture", metavar="PATH")
+@click.option(
+    "--boxes", type=click.Path(path_type=Path), help="Draw where each digit was found, into a file."
+)
+@_form
+@MODEL
+def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | None) -> None:
+    """Read a row or a page of separate digits.
+
+    PATH is a picture, or - for one on the standard input.
+    """
+    from mnist_cnn.listing import Listing
+    from mnist_cnn.recognizer import Recognizer
+
+    source = _standard_input() if picture == "-" else picture
+    readings = Recognizer(model).read(source)
+    if boxes:
+        from mnist_cnn.boxes import draw_boxes
+
+        draw_boxes(source, readings, boxes)
+    listing = Listing(form or "table")
+    for reading in readings:
+        for line in listing.lines(picture, reading):
+            click.echo(line)
+    if not readings:
+        click.echo(f"mnist-cnn: {picture}: no digits were found", err=True)
+
+
+def _standard_input() -> bytes:
+    from mnist_cnn.pictures import MOST_BYTES
+
+    return sys.stdin.buffer.read(MOST_BYTES + 1)
+
+
+def _load_each(names: Iterable[str], failures: list[str]) -> Iterator[tuple[str, "Grey"]]:
+    """The pictures that can be read; what is wrong with the others is added to `failures`."""
+    from mnist_cnn.pictures import PictureError, load_grey
+
+    for name in names:
+        try:
+            grey = load_grey(_standard_input() if name == "-" else name)
+        except PictureError as error:
+            failures.append(str(error).replace("the picture", "standard input", name == "-"))
+        else:
+            yield name, grey
+
+
+def _report(failures: list[str], pictures: int) -> None:
+    if failures:
+        raise MnistCnnError(
+            f"{len(failures):,} of {pictures:,} pictures could not be read:\n  "
+            + "\n  ".join(failures)
+        )
 
 
 @commands.command()
-@click.argument("model", type=click.Path(path_type=Path), default=ONNX_MODEL)
-def info(model: Path) -> None:
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default, a free one.")
+@click.option("--browser/--no-browser", default=True, help="Open the page.", show_default=True)
+@MODEL
+def demo(port: int, browser: bool, model: Path | None) -> None:
+    """Open a page to draw digits on, or drop pictures onto.
+
+    It is served to this machine alone, until Ctrl-C.
+    """
+    from mnist_cnn.demo import serve
+    from mnist_cnn.recognizer import Recognizer
+
+    serve(Recognizer(model), port, browser)
+
+
+@commands.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+def info(model: Path | None) -> None:
     """Print what an ONNX file says about itself.
 
-    MODEL is the pipeline's own, models/mnist_cnn.onnx, unless another is given.
+    MODEL is the one that comes with the package, unless another is given.
     """
-    described = describe_file(model)
+    from mnist_cnn.recognizer import default_model, open_model
+
+    path = model or default_model()
+    session = open_model(path)
+    described = {"file": f"{path}, {path.stat().st_size:,} bytes"}
+    for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        for value in values:
+            described[f"{role} {value.name}"] = f"{value.type} {value.shape}"
+    described |= dict(sorted(session.get_modelmeta().custom_metadata_map.items()))
     width = max(map(len, described))
     for name, value in described.items():
         click.echo(f"{name:{width}}  {value}")
@@ -61,30 +220,38 @@ def study(group: str, seeds: int, jobs: int) -> None:
         draw_study(content, STUDY_FIGURE)
 
 
-def describe_file(path: Path) -> dict[str, str]:
-    """The size, inputs, outputs and metadata of an ONNX model, as readable text.
+@commands.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+def evaluate(model: Path | None) -> None:
+    """Judge an ONNX file as a reader of pictures.
 
-    Raises:
-        MnistCnnError: there is no such file, or onnxruntime cannot read it.
+    Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
+    they are read without, and how many pictures of no digit are noticed; and examples of each,
+    metrics/plots/pictures.png.
     """
-    # Costs 0.2 s to import, which `--help` need not wait for.
-    import onnxruntime
+    import numpy as np
 
-    if not path.is_file():
-        raise MnistCnnError(f"there is no file {path}; `make repro` makes models/mnist_cnn.onnx")
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's failures share no other base
-        reason = str(error).rpartition(" : ")[2].strip()
-        raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
-    described = {"file": f"{path}, {path.stat().st_size:,} bytes"}
-    for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
-        for value in values:
-            described[f"{role} {value.name}"] = f"{value.type} {value.shape}"
-    return described | dict(sorted(session.get_modelmeta().custom_metadata_map.items()))
+    from mnist_cnn.artifacts import write_json
+    from mnist_cnn.digits import read_training_digits, stratified_split
+    from mnist_cnn.disguises import examples, judge
+    from mnist_cnn.figures import draw_pictures
+    from mnist_cnn.params import load_params
+    from mnist_cnn.paths import RAW_DATA
+    from mnist_cnn.recognizer import Recognizer
+    from mnist_cnn.rejection import to_judge_by
+
+    split = load_params().data.split
+    _, validation = stratified_split(
+        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
+    )
+    recognizer, digits = Recognizer(model), to_judge_by(validation)
+    write_json(PICTURES, judge(recognizer, digits))
+    shown = digits.take(np.arange(0, len(digits), len(digits) // 12))
+    draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 
 
 def main() -> None:
     """Run the command line; failures that a user can mend end in one line."""
+    warnings.filterwarnings("ignore", module="PIL")  # on damage that we tell of in our own words
     with told_plainly("mnist-cnn"):
         commands()

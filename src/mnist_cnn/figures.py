@@ -7,9 +7,10 @@ would make each file differ.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
@@ -17,6 +18,9 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from mnist_cnn.artifacts import replacing
 from mnist_cnn.digits import Digits
 from mnist_cnn.evaluation import Evaluation, expected_calibration_error, wilson_interval
+
+if TYPE_CHECKING:
+    from mnist_cnn.recognizer import Reading
 
 BLUE, GREY = "#2563a8", "#8a8a8a"
 
@@ -114,6 +118,30 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
             fontsize="small",
             pad=2,
         )
+    _save(figure, path)
+
+
+def draw_pictures(
+    examples: Mapping[str, Sequence["tuple[npt.NDArray[np.uint8], Reading]"]], path: Path
+) -> None:
+    """Draw pictures of each kind above what the network saw of them, and what was read.
+
+    A label with a warning has a question mark.
+    """
+    columns = max(map(len, examples.values()))
+    figure = Figure(figsize=(1.0 * columns, 2.35 * len(examples)), layout="constrained")
+    parts = figure.subfigures(len(examples), 1, squeeze=False)[:, 0]
+    for part, (name, pictures) in zip(parts, examples.items(), strict=True):
+        part.suptitle(name, fontsize="medium", x=0.01, ha="left")
+        grid = part.subplots(2, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        for (above, below), (grey, reading) in zip(grid.T, pictures, strict=False):
+            above.imshow(grey, cmap="gray", vmin=0, vmax=255)
+            if reading.image is not None:
+                below.imshow(reading.image, cmap="gray", vmin=0, vmax=255)
+            doubt = "?" if reading.warning else ""
+            below.set_title(f"{reading.label or 'no ink'}{doubt}", fontsize="small", pad=2)
     _save(figure, path)
 
 

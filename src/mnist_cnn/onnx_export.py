@@ -12,12 +12,10 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mnist_cnn.contract import INPUT, OUTPUTS
 from mnist_cnn.digits import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD, Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.model import DigitNetwork, predict_logits, to_input
-
-INPUT = "image"
-OUTPUTS = ["logits", "probabilities"]
 
 # One image, a batch that divides nothing, a usual one, and the whole test set at once.
 BATCH_SIZES = (1, 7, 256, 10_000)
@@ -117,7 +115,7 @@ def _strip(model: ModelProto) -> None:
 
 def measure_accuracy(model: ModelProto, digits: Digits, batch_size: int = 100) -> float:
     """The share of `digits` that onnxruntime reads rightly by `model`, from 0 to 1."""
-    session = _open(model)
+    session = open_session(model)
     right = 0
     for start in range(0, len(digits), batch_size):
         batch = slice(start, start + batch_size)
@@ -126,7 +124,8 @@ def measure_accuracy(model: ModelProto, digits: Digits, batch_size: int = 100) -
     return right / len(digits)
 
 
-def _open(model: ModelProto) -> onnxruntime.InferenceSession:
+def open_session(model: ModelProto) -> onnxruntime.InferenceSession:
+    """Open `model` for the CPU, on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # one rounding, however many cores there are
     return onnxruntime.InferenceSession(
@@ -150,7 +149,7 @@ def check_parity(
     expected_logits = predict_logits(network, torch.from_numpy(digits.images))
     expected = [expected_logits.numpy(), expected_logits.softmax(dim=1).numpy()]
     expected_class = expected[0].argmax(axis=1)
-    session = _open(model)
+    session = open_session(model)
     differences, agreements, accuracies = [], [], []
     with tqdm(
         total=len(batch_sizes) * len(digits), unit="image", desc="parity", disable=None

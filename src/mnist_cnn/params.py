@@ -103,6 +103,7 @@ class Export(Section):
     tolerance: float = Field(gt=0, le=1)
     calibration_images: int = Field(ge=1, le=TRAINING_IMAGES)
     int8_loss: Fraction
+    flagged: Fraction
 
 
 class Params(Section):

@@ -1,7 +1,6 @@
 """Any picture as grey levels: decoded, upright, over white, and of bounded size."""
 
 import io
-import warnings
 from collections.abc import Iterable, Iterator
 from glob import glob
 from os import PathLike
@@ -25,7 +24,7 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".pgm", ".ppm", ".pbm", ".webp", ".tif", ".tiff"}
 )
 
-MOST_PIXELS = 64_000_000  # of a good camera; decoded, 256 MB
+MOST_PIXELS = 50_000_000  # of a good camera; decoded and copied, up to 800 MB
 MOST_BYTES = 256_000_000
 LONGEST_SIDE = 2_000  # a page of handwriting is read as well from this as from more
 
@@ -103,11 +102,6 @@ def _decode(file: IO[bytes], size: int, name: str) -> tuple[Grey, float]:
         raise PictureError(f"{name}: is empty")
     if size > MOST_BYTES:
         raise PictureError(f"{name}: has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
-    with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, by us
-        return _opened(file, name)
-
-
-def _opened(file: IO[bytes], name: str) -> tuple[Grey, float]:
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
@@ -148,13 +142,20 @@ def _to_grey(image: Image.Image, name: str) -> tuple[Grey, float]:
 
 def _levels(image: Image.Image) -> Grey:
     """The grey levels of a decoded image in any of Pillow's modes."""
+    factor = max(1, max(image.size) // LONGEST_SIDE)
     if image.mode.startswith(("I", "F")):
-        return _stretched(np.asarray(image), 65_535 if image.mode.startswith("I;16") else None)
+        values = np.asarray(image)
+        most = 65_535.0 if values.dtype == np.uint16 else None
+        values = values.astype(np.uint16 if most else np.float32, copy=False)
+        if factor > 1:
+            size = (max(1, image.width // factor), max(1, image.height // factor))
+            values = np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+        return _stretched(values, most)
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    image = image.reduce(max(1, max(image.size) // LONGEST_SIDE))
+    image = image.reduce(factor)
     if image.mode != "RGBA":
         return np.asarray(image.convert("L"))
     white = Image.new("RGBA", image.size, "white")

@@ -109,17 +109,23 @@ def find_ink(grey: Grey) -> Plane:
         ink, threshold = _above_paper(light, round(narrower))
     if threshold is None:
         return np.zeros_like(ink)
-    full = float(np.median(ink[ink > threshold]))
-    ink[~_with_core(ink > threshold / 2, ink > threshold)] = 0
-    return np.asarray(np.clip(ink / full, 0, 1), np.float32)
+    usual, strong = np.percentile(ink[ink > threshold], [50, 90])
+    # A third of the strongest ink is more than a ruled line; half is what a digit in a shadow has.
+    ink[~_with_core(ink > strong / 3, ink > strong / 2)] = 0
+    # Around the edges lies what a JPEG makes of them, which would count as the digit's own size.
+    ink[ink < strong / 6] = 0
+    return np.asarray(np.clip(ink / usual, 0, 1), np.float32)
 
 
 def _above_paper(raised: Plane, widest: int) -> tuple[Plane, float | None]:
     """What rises above its surroundings over less than `widest` pixels, and what of it is ink."""
     ink = raised - _plateaus(raised, widest)
     ink -= np.float32(np.median(ink))
-    noise = 1.4826 * float(np.median(np.abs(ink)))  # of a normal distribution
-    return ink, _threshold(ink, max(FAINTEST, NOISE * noise))
+    # Grain is finer than any stroke, and shading is coarser.
+    fineness = min(max(min(ink.shape) / 70, 0.6), 3)
+    grain = np.abs(ink - cv2.GaussianBlur(ink, (0, 0), fineness))
+    deviation = 1.4826 * float(np.median(grain))  # as of a normal distribution
+    return ink, _threshold(ink, max(FAINTEST, NOISE * deviation))
 
 
 def _smooth_surface(light: Plane) -> Plane:
@@ -155,28 +161,30 @@ def _plateaus(raised: Plane, widest: int) -> Plane:
 
 
 def _pen_width(drawn: Mask) -> float:
-    """In pixels; 0 where nothing is drawn."""
+    """In pixels, of the broader strokes; 0 where nothing is drawn."""
     if not drawn.any():
         return 0
-    # Over a band's width, the distance to its edge has a quarter of the width as its mean.
     distance = cv2.distanceTransform(drawn.astype(np.uint8), cv2.DIST_L2, 5)
-    return 4 * float(distance[drawn].mean())
+    return 2 * float(np.percentile(distance[drawn], 95))
 
 
 def _threshold(ink: Plane, floor: float) -> float | None:
-    """What tells ink from its surroundings; None where nothing is above `floor`.
+    """What tells ink from paper, which is around 0; None where nothing is above `floor`.
 
-    Source: N. Otsu, "A threshold selection method from gray-level histograms", IEEE
-    Transactions on Systems, Man and Cybernetics 9 (1979), on what is above `floor` alone: paper
-    outnumbers ink so much that it would decide.
+    Source: T. W. Ridler, S. Calvard, "Picture thresholding using an iterative selection method",
+    IEEE Transactions on Systems, Man and Cybernetics 8 (1978): midway between the two means.
     """
     above = ink[ink > floor]
-    if not above.size:
-        return None
-    most = float(above.max())
-    levels = (above * (255 / most)).astype(np.uint8)
-    found, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return max(floor, found * most / 255)
+    threshold = floor
+    for _ in range(20):
+        if not above.size:
+            return None
+        midway = max(floor, float(above.mean()) / 2)
+        if midway <= threshold:
+            break
+        threshold = midway
+        above = above[above > threshold]
+    return threshold
 
 
 def _with_core(wide: Mask, core: Mask) -> Mask:

@@ -16,9 +16,10 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from mnist_cnn.contract import INPUT
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.onnx_export import INPUT, measure_accuracy
+from mnist_cnn.onnx_export import measure_accuracy
 
 # What has weights, and what lies between; softmax stays as it is.
 QUANTISED = ["Conv", "Gemm", "MaxPool"]

@@ -1,0 +1,8 @@
+"""What an ONNX file of the pipeline promises to whoever runs it; docs are in the README."""
+
+INPUT = "image"  # uint8 [batch, 28, 28], 0 is paper and 255 is ink
+OUTPUTS = ["logits", "probabilities"]  # each float [batch, labels]
+
+# Properties in the file's metadata.
+LABELS = "labels"  # joined by commas
+LEAST_LOGITS = "least_logits"  # one for each label; an image read with a lower one may be no digit

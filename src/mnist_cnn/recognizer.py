@@ -1,0 +1,153 @@
+"""Read digits in any picture by an exported network; needs neither torch nor the pipeline."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from mnist_cnn.contract import INPUT, LABELS, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.paths import ONNX_MODEL
+from mnist_cnn.pictures import Grey, Picture, load_grey, load_reduced
+from mnist_cnn.preprocessing import Box, find_ink, normalise, separate, to_mnist
+
+NO_INK = "no ink was found"
+NO_DIGIT = "may not be a digit"
+
+# Larger batches fall out of the processor's cache.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read in one picture, or in one box of it.
+
+    Attributes:
+        label: the likeliest digit; None where there is no ink.
+        probability: of `label`, from 0 to 1; 0 where there is none.
+        probabilities: of each label, in the model's order; empty where there is no ink.
+        warning: why this should not be trusted; None where nothing speaks against it.
+        image: what the network saw, uint8 ``[28, 28]``; None where there is no ink.
+        box: where in the picture, in its own pixels, once turned upright; None for all of it.
+        line: of the page, from 1; None without a box.
+    """
+
+    label: str | None
+    probability: float
+    probabilities: Mapping[str, float]
+    warning: str | None
+    image: Grey | None
+    box: Box | None = None
+    line: int | None = None
+
+
+def default_model() -> Path:
+    """The ONNX file in the installed package; in a checkout, what its pipeline made."""
+    packaged = Path(__file__).with_name(ONNX_MODEL.name)
+    return packaged if packaged.is_file() else Path(__file__).parents[2] / ONNX_MODEL
+
+
+def open_model(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open an ONNX file for the CPU.
+
+    Raises:
+        MnistCnnError: there is no such file, or onnxruntime cannot read it.
+    """
+    if not path.is_file():
+        raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's failures share no other base
+        reason = str(error).rpartition(" : ")[2].strip()
+        raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
+
+
+class Recognizer:
+    """Reads digits in pictures.
+
+    A picture is a file's path or content, an image of Pillow's, or an array; `load_grey` of
+    `mnist_cnn.pictures` says which arrays.
+    """
+
+    def __init__(self, model: str | PathLike[str] | None = None) -> None:
+        """Open `model`, an ONNX file of the pipeline's; by default the package's own.
+
+        Raises:
+            MnistCnnError: it cannot be used.
+        """
+        path = default_model() if model is None else Path(model)
+        self._session = open_model(path)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        inputs = [value.name for value in self._session.get_inputs()]
+        outputs = {value.name for value in self._session.get_outputs()}
+        if inputs != [INPUT] or not outputs >= set(OUTPUTS):
+            raise MnistCnnError(f"{path} is not a model of mnist-cnn's pipeline")
+        if LABELS not in properties or LEAST_LOGITS not in properties:
+            raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
+        self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
+        self._least_logits = [float(bound) for bound in properties[LEAST_LOGITS].split(",")]
+
+    def predict(self, picture: Picture) -> Reading:
+        """Read a picture that holds one digit.
+
+        Raises:
+            PictureError: it cannot be used as a picture.
+        """
+        return next(self.predict_many([picture]))
+
+    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Reading]:
+        """Read pictures of one digit each, in their order, a batch at a time.
+
+        Raises:
+            PictureError: as soon as one cannot be used; to read the others all the same, call
+                `load_grey` first, and give what it returns.
+        """
+        return self.classify(to_mnist(load_grey(picture)) for picture in pictures)
+
+    def read(self, picture: Picture) -> list[Reading]:
+        """Read a row or a page of separate digits, in reading order, each with its box.
+
+        Raises:
+            PictureError: it cannot be used as a picture.
+        """
+        grey, reduction = load_reduced(picture)
+        placed = [
+            (number, box.scaled(reduction), normalise(digit))
+            for number, line in enumerate(separate(find_ink(grey)), start=1)
+            for box, digit in line
+        ]
+        read = self.classify(image for _, _, image in placed)
+        return [
+            replace(reading, box=box, line=number)
+            for (number, box, _), reading in zip(placed, read, strict=True)
+        ]
+
+    def classify(self, images: Iterable[Grey | None]) -> Iterator[Reading]:
+        """Read images that are as MNIST's, uint8 ``[28, 28]``, 0 for paper; None is no ink."""
+        waiting = iter(images)
+        while batch := list(islice(waiting, BATCH)):
+            yield from self._classify_batch(batch)
+
+    def _classify_batch(self, images: Sequence[Grey | None]) -> Iterator[Reading]:
+        inked = [image for image in images if image is not None]
+        found = self._session.run(OUTPUTS, {INPUT: np.stack(inked)}) if inked else ([], [])
+        read = zip(*found, strict=True)
+        for image in images:
+            if image is None:
+                yield Reading(None, 0.0, {}, NO_INK, None)
+                continue
+            logits, probabilities = next(read)
+            likeliest = int(probabilities.argmax())
+            yield Reading(
+                label=self.labels[likeliest],
+                probability=float(probabilities[likeliest]),
+                probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+                warning=NO_DIGIT if logits[likeliest] < self._least_logits[likeliest] else None,
+                image=image,
+            )

@@ -1,0 +1,57 @@
+"""When a picture is not taken for a digit: its logit is lower than nearly all of its label's.
+
+Source of the score: D. Hendrycks et al., "Scaling out-of-distribution detection for real-world
+settings", ICML 2022. On the validation images it told letters and shapes from digits better than
+the largest probability, the margin between two logits, or their log-sum-exp.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto
+
+from mnist_cnn.contract import INPUT, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.digits import Digits
+from mnist_cnn.onnx_export import open_session
+from mnist_cnn.preprocessing import to_mnist
+
+NO_BOUND = -1e6  # of a label that no digit was read as: nothing is known, so nothing is flagged
+
+
+def to_choose_from(validation: Digits) -> Digits:
+    """Four of five validation images: the bound is chosen on these."""
+    return validation.take(np.flatnonzero(np.arange(len(validation)) % 5))
+
+
+def to_judge_by(validation: Digits) -> Digits:
+    """The others: the reader of pictures is judged by these."""
+    return validation.take(np.arange(0, len(validation), 5))
+
+
+def seen_as_pictures(digits: Digits) -> npt.NDArray[np.uint8]:
+    """The images ``[n, 28, 28]`` that the recogniser makes of `digits`, less those without ink."""
+    seen = [to_mnist(image) for image in digits.images]
+    return np.stack([image for image in seen if image is not None])
+
+
+def note_least_logits(model: ModelProto, digits: npt.NDArray[np.uint8], flagged: float) -> None:
+    """Find, for each label, the bound that at most the share `flagged` of its `digits` is below.
+
+    Its digits are those of ``[n, 28, 28]`` that are read as it. The bounds become a property of
+    `model`, `LEAST_LOGITS`.
+    """
+    logits = open_session(model).run(OUTPUTS[:1], {INPUT: digits})[0]
+    largest, label = logits.max(axis=1), logits.argmax(axis=1)
+    bounds = [_bound(largest[label == one], flagged) for one in range(logits.shape[1])]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    properties[LEAST_LOGITS] = ",".join(f"{bound:.2f}" for bound in bounds)
+    onnx.helper.set_model_props(model, properties)
+
+
+def _bound(logits: npt.NDArray[np.float32], flagged: float) -> float:
+    if not logits.size:
+        return NO_BOUND
+    exact = float(np.quantile(logits, flagged, method="lower"))
+    return math.floor(100 * exact) / 100  # rounded down, so that no more are below
