@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from PIL import Image
 from ruamel.yaml import YAML
+
+from mnist_cnn.digits import read_test_digits
+from mnist_cnn.paths import RAW_DATA
 
 STAGES = ("download", "train", "evaluate", "export")
 
@@ -53,13 +57,15 @@ def measure_commands(rounds: int) -> list[Command]:
             _run(["git", "init", "--quiet"], project)
             _run(["dvc", "init", "--quiet"], project)
         (small / "in").write_text("")
+        digit = read_test_digits(RAW_DATA).images[0]
+        Image.fromarray(255 - digit).resize((300, 300)).save(empty / "one.png")
         _run(["dvc", "stage", "add", "-n", "copy", "-d", "in", "-o", "out", "cp in out"], small)
         _run(["dvc", "repro"], small)
         commands = {
             "`dvc status` in an empty project": (["dvc", "status"], empty),
             "`dvc repro` with nothing to do": (["dvc", "repro"], Path()),
             "the same in a project of one stage": (["dvc", "repro"], small),
-            "`mnist-cnn info`": (["mnist-cnn", "info"], Path()),
+            "`mnist-cnn predict one.png`": (["mnist-cnn", "predict", "one.png"], empty),
             "`import torch`": ([python, "-c", "import torch"], empty),
             "`import onnxruntime`": ([python, "-c", "import onnxruntime"], empty),
         }

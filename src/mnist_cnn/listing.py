@@ -76,7 +76,7 @@ def _as_table(row: Mapping[str, object]) -> str:
         if column == "picture":
             cells.append(str(value))  # comes last, for it may have any length
         elif column == "warning":
-            cells.append(f"{value:18}")
+            cells.append(f"{value:20}")
         elif isinstance(value, float):
             cells.append(f"{100 * value:.2f} %".rjust(len(column)))
         else:

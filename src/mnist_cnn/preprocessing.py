@@ -147,7 +147,7 @@ def _smooth_surface(light: Plane) -> Plane:
 def _plateaus(raised: Plane, widest: int) -> Plane:
     """What is raised over `widest` pixels and more, by a morphological opening."""
     height, width = raised.shape
-    scale = min(1.0, 200 / max(height, width))
+    scale = min(1.0, 128 / max(height, width))
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
     small = cv2.resize(raised, size, interpolation=cv2.INTER_AREA)
     if min(size) > 40:  # else a stroke is not much wider than the filter

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from mnist_cnn.contract import INPUT, LABELS, LEAST_LOGITS, OUTPUTS
@@ -17,6 +18,7 @@ from mnist_cnn.preprocessing import Box, find_ink, normalise, separate, to_mnist
 
 NO_INK = "no ink was found"
 NO_DIGIT = "may not be a digit"
+UNSURE = "may be another digit"  # each other one may be less likely, but not all together
 
 # Larger batches fall out of the processor's cache.
 BATCH = 32
@@ -148,6 +150,16 @@ class Recognizer:
                 label=self.labels[likeliest],
                 probability=float(probabilities[likeliest]),
                 probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
-                warning=NO_DIGIT if logits[likeliest] < self._least_logits[likeliest] else None,
+                warning=self._doubt(likeliest, logits, probabilities),
                 image=image,
             )
+
+    def _doubt(
+        self,
+        likeliest: int,
+        logits: npt.NDArray[np.float32],
+        probabilities: npt.NDArray[np.float32],
+    ) -> str | None:
+        if logits[likeliest] < self._least_logits[likeliest]:
+            return NO_DIGIT
+        return UNSURE if probabilities[likeliest] < 0.5 else None
