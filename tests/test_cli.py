@@ -106,6 +106,23 @@ def test_unreadable_pictures_are_named_in_the_end_and_the_others_read(
     ]
 
 
+def test_a_folder_without_pictures_is_one_line(tmp_path: Path, trained_model: Path) -> None:
+    result = run("predict", tmp_path, "--model", trained_model)
+    assert result.returncode == 1
+    assert result.stderr == f"mnist-cnn: there are no pictures in {tmp_path}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_name_that_is_not_utf_8_is_printed_as_it_is(
+    folder: Path, trained_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    path.write_bytes(min(folder.glob("*.png")).read_bytes())
+    command = [PROGRAM, "predict", "--csv", "--model", trained_model, path]
+    result = subprocess.run(command, capture_output=True, check=True)
+    assert os.fsencode(path) in result.stdout
+
+
 def test_a_page_is_read_and_its_boxes_drawn(trained_model: Path, tmp_path: Path) -> None:
     image, _ = page(["31415", "926"])
     image.save(tmp_path / "page.png")

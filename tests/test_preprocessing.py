@@ -5,7 +5,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw, ImageFont
 
 from mnist_cnn.digits import Digits
-from mnist_cnn.pictures import load_grey
+from mnist_cnn.pictures import PictureError, load_grey
 from mnist_cnn.preprocessing import BOX, Box, find_ink, normalise, separate, to_mnist
 
 
@@ -25,7 +25,7 @@ def test_a_digit_of_mnist_stays_nearly_as_it_is(judged_digits: Digits) -> None:
         seen = to_mnist(image)
         assert seen is not None
         changes.append(np.abs(seen.astype(int) - image).mean())
-    assert np.mean(changes) < 2  # of 255
+    assert np.mean(changes) < 3  # of 255
 
 
 def test_a_digit_fits_the_box_and_is_centred_by_its_mass() -> None:
@@ -163,6 +163,13 @@ def test_dots_and_rules_on_a_page_are_no_digits() -> None:
     assert [len(line) for line in lines] == [3]
 
 
+def test_a_page_of_nothing_but_marks_is_refused(rng: np.random.Generator) -> None:
+    speckled = (rng.random((400, 400)) < 0.02).astype(np.uint8)
+    grey = 255 - 255 * np.kron(speckled, np.ones((4, 4), np.uint8))
+    with pytest.raises(PictureError, match="separate marks"):
+        separate(find_ink(grey))
+    assert to_mnist(grey) is not None  # as one digit it is strange, but quickly made
+
+
 def test_a_box_in_a_larger_picture() -> None:
     assert Box(1, 2, 3, 4).scaled(2.0) == Box(2, 4, 6, 8)
-    assert Box(0, 0, 2, 2).joined(Box(1, 1, 5, 3)) == Box(0, 0, 5, 3)

@@ -87,6 +87,14 @@ def test_an_unusable_picture_is_refused(recognizer: Recognizer) -> None:
         recognizer.predict(b"text")
 
 
+@pytest.mark.parametrize("image", [np.zeros((28, 27), np.uint8), np.zeros((28, 28), np.float32)])
+def test_an_image_that_is_not_as_mnists_is_refused(
+    recognizer: Recognizer, image: np.ndarray
+) -> None:
+    with pytest.raises(PictureError, match="is uint8 28 x 28, not"):
+        list(recognizer.classify([image]))
+
+
 def test_a_page_is_read_line_by_line_with_boxes_in_its_own_pixels(
     recognizer: Recognizer,
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,6 +75,8 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
     recognizer = Recognizer(model)
     listing = Listing(form or "table", min(top, len(recognizer.labels)))
     names = list(find_pictures(pictures))
+    if not names:
+        raise MnistCnnError(f"there are no pictures in {', '.join(pictures)}")
     failures: list[str] = []
     loaded: deque[str] = deque()
 
@@ -252,6 +255,8 @@ def evaluate(model: Path | None) -> None:
 
 def main() -> None:
     """Run the command line; failures that a user can mend end in one line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     warnings.filterwarnings("ignore", module="PIL")  # on damage that we tell of in our own words
     with told_plainly("mnist-cnn"):
         commands()

@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_cnn.digits import IMAGE_SIZE
-from mnist_cnn.pictures import Grey
+from mnist_cnn.pictures import Grey, PictureError
 
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 BOX = 20  # the longest side of a digit in MNIST
 
-# Below this share of the range from black to white, nothing is told from paper. Pencil is at 0.2.
-FAINTEST = 0.08
+FAINTEST = 0.08  # share of the range from black to white; below it, nothing is told from paper
 NOISE = 5.0  # standard deviations of the paper's grain, which ink must exceed
 # Of a digit's longest side: the least width of its strokes. In MNIST, 5 % are thinner.
 THINNEST = 0.09
+MOST_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
 
 # The grid of points on which paper is told from ink, and the terms of a quadratic surface there.
 GRID = 24
@@ -57,15 +57,6 @@ class Box:
         """In pixels."""
         return self.bottom - self.top
 
-    def joined(self, other: "Box") -> "Box":
-        """The smallest box around both."""
-        return Box(
-            min(self.left, other.left),
-            min(self.top, other.top),
-            max(self.right, other.right),
-            max(self.bottom, other.bottom),
-        )
-
     def scaled(self, factor: float) -> "Box":
         """In a picture `factor` times as large."""
         sides = (self.left, self.top, self.right, self.bottom)
@@ -86,9 +77,19 @@ class Part:
     area: int
     labels: frozenset[int]
 
-    def joined(self, other: "Part") -> "Part":
-        """Both as one."""
-        return Part(self.box.joined(other.box), self.area + other.area, self.labels | other.labels)
+    @classmethod
+    def of(cls, parts: Sequence["Part"]) -> "Part":
+        """All `parts` as one."""
+        return cls(
+            box=Box(
+                min(part.box.left for part in parts),
+                min(part.box.top for part in parts),
+                max(part.box.right for part in parts),
+                max(part.box.bottom for part in parts),
+            ),
+            area=sum(part.area for part in parts),
+            labels=frozenset().union(*(part.labels for part in parts)),
+        )
 
 
 def find_ink(grey: Grey) -> Plane:
@@ -235,14 +236,16 @@ def whole(ink: Plane) -> Plane | None:
     if inside and max(part.area for part in inside) > 0.3 * largest:
         parts = inside
         largest = max(part.area for part in parts)
-    digit, *rest = [part for part in parts if part.area > 0.03 * largest]
-    for part in rest:
-        digit = digit.joined(part)
+    digit = Part.of([part for part in parts if part.area > 0.03 * largest])
     return _cut(ink, labels, digit)
 
 
 def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
-    """Cut a page of digits into one piece each, with its box: line by line, from left to right."""
+    """Cut a page of digits into one piece each, with its box: line by line, from left to right.
+
+    Raises:
+        PictureError: there are more than `MOST_PARTS`.
+    """
     parts, labels = _parts(ink)
     if not parts:
         return []
@@ -251,6 +254,11 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     passed = np.cumsum([part.area for part in by_height])
     usual = by_height[int(np.searchsorted(passed, passed[-1] / 2))].box.height
     solid = [part for part in parts if max(part.box.height, part.box.width) > 0.15 * usual]
+    if len(solid) > MOST_PARTS:
+        raise PictureError(
+            f"the picture holds {len(solid):,} separate marks, more than the {MOST_PARTS:,} of a "
+            "page of digits"
+        )
     digits = [
         part
         for part in _joined(solid, usual)
@@ -264,11 +272,11 @@ def _joined(parts: Sequence[Part], usual: int) -> list[Part]:
     joined: list[Part] = []
     for part in sorted(parts, key=lambda part: part.area, reverse=True):
         for place, other in enumerate(joined):
-            both = part.box.joined(other.box)
-            shared = part.box.width + other.box.width - both.width
+            both = Part.of([other, part])
+            shared = part.box.width + other.box.width - both.box.width
             narrower = min(part.box.width, other.box.width)
-            if shared > 0.5 * narrower and both.height < 1.4 * usual:
-                joined[place] = other.joined(part)
+            if shared > 0.5 * narrower and both.box.height < 1.4 * usual:
+                joined[place] = both
                 break
         else:
             joined.append(part)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from mnist_cnn.contract import INPUT, LABELS, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.digits import IMAGE_SIZE
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.paths import ONNX_MODEL
-from mnist_cnn.pictures import Grey, Picture, load_grey, load_reduced
+from mnist_cnn.pictures import Grey, Picture, PictureError, load_grey, load_reduced
 from mnist_cnn.preprocessing import Box, find_ink, normalise, separate, to_mnist
 
 NO_INK = "no ink was found"
@@ -131,13 +132,23 @@ class Recognizer:
         ]
 
     def classify(self, images: Iterable[Grey | None]) -> Iterator[Reading]:
-        """Read images that are as MNIST's, uint8 ``[28, 28]``, 0 for paper; None is no ink."""
+        """Read images that are as MNIST's, uint8 ``[28, 28]``, 0 for paper; None is no ink.
+
+        Raises:
+            PictureError: one has another shape or dtype.
+        """
         waiting = iter(images)
         while batch := list(islice(waiting, BATCH)):
             yield from self._classify_batch(batch)
 
     def _classify_batch(self, images: Sequence[Grey | None]) -> Iterator[Reading]:
         inked = [image for image in images if image is not None]
+        for pixels in inked:
+            if pixels.shape != (IMAGE_SIZE, IMAGE_SIZE) or pixels.dtype != np.uint8:
+                raise PictureError(
+                    f"an image of MNIST's kind is uint8 {IMAGE_SIZE} x {IMAGE_SIZE}, not "
+                    f"{pixels.dtype} {' x '.join(map(str, pixels.shape))}"
+                )
         found = self._session.run(OUTPUTS, {INPUT: np.stack(inked)}) if inked else ([], [])
         read = zip(*found, strict=True)
         for image in images:
