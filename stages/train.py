@@ -3,7 +3,8 @@
 from dataclasses import astuple, fields
 
 from mnist_cnn.artifacts import write_csv, write_json
-from mnist_cnn.digits import read_training_digits, stratified_split
+from mnist_cnn.checkpoint import Checkpoint
+from mnist_cnn.digits import Digits, read_training_digits, stratified_split
 from mnist_cnn.errors import told_plainly
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
@@ -12,16 +13,21 @@ from mnist_cnn.weights import save_weights
 
 
 def main() -> None:
-    """Write the weights, the history of the epochs, and what recipes are compared by."""
+    """Write the weights, the history of the epochs, and what recipes are compared by.
+
+    A run that was interrupted goes on after its last whole epoch.
+    """
     params = load_params()
     split = params.data.split
     training, validation = stratified_split(
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
     )
+    watched: Digits | None = validation
     if params.train.final_fit:
-        trained = train(training + validation, None, params.model, params.train)
-    else:
-        trained = train(training, validation, params.model, params.train)
+        training, watched = training + validation, None
+    settings = (params.model.model_dump_json(), params.train.model_dump_json())
+    checkpoint = Checkpoint.of(settings, [training, validation])
+    trained = train(training, watched, params.model, params.train, checkpoint)
     save_weights(trained.network, WEIGHTS)
     write_csv(TRAINING_LOG, [field.name for field in fields(EpochLog)], map(astuple, trained.log))
     last = trained.log[-1]
@@ -32,6 +38,7 @@ def main() -> None:
             "validation_loss": rounded(last.validation_loss),
         },
     )
+    checkpoint.remove()
 
 
 def rounded(figure: float | None) -> float | None:

@@ -6,7 +6,10 @@ import os
 import re
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from hashlib import md5
 from pathlib import Path
@@ -190,6 +193,38 @@ def test_a_second_run_has_nothing_to_do(reproduced: Project) -> None:
     assert reproduced.run("git", "status", "--porcelain").stdout == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_killed_goes_on_and_ends_with_the_same_bytes(
+    sent: signal.Signals, reproduced: Project
+) -> None:
+    # A seed of its own, else the run would come from the cache.
+    reproduced.set(**{"train.epochs": 6, "train.seed": sent.value})
+    folder = reproduced.folder / ".checkpoints"
+    program = Path(sys.executable).with_name("dvc")
+    with subprocess.Popen(
+        [program, "repro", "train"],
+        cwd=reproduced.folder,
+        env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # Where a shell has put the tests into the background, Ctrl-C would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("train-*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(running.pid, sent)
+    assert "going on after epoch" in reproduced.run("dvc", "repro", "train").stdout
+    assert not list(folder.iterdir())
+    resumed = reproduced.hashes("models", "metrics")
+    again = reproduced.run("dvc", "repro", "--force", "--single-item", "train").stdout
+    assert "going on after epoch" not in again
+    assert reproduced.hashes("models", "metrics") == resumed
+
+
 def add_a_line(name: str) -> Callable[[Project], None]:
     def edit(project: Project) -> None:
         path = project.folder / name
@@ -343,16 +378,22 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
 
 
 @pytest.mark.slow
-def test_the_readmes_python_example_reads_a_picture(
+def test_the_readmes_python_examples_read_pictures(
     reproduced: Project, test_digits: Digits, tmp_path: Path
 ) -> None:
     readme = (REPOSITORY / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    Image.fromarray(test_digits.images[0]).save(tmp_path / "digit.png")
+    recogniser, session = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    image = Image.fromarray(test_digits.images[0])
+    for name in ("digit.png", "seven.png", "page.jpg"):
+        image.save(tmp_path / name)
     (tmp_path / "models").symlink_to(reproduced.folder / "models")
-    read = Project(tmp_path).run(sys.executable, "-c", example).stdout.strip()
+    here = Project(tmp_path)
     first = (reproduced.folder / "metrics/plots/confusion.csv").read_text().splitlines()[1]
-    assert read == first.split(",")[1]
+    label = first.split(",")[1]
+    assert here.run(sys.executable, "-c", session).stdout.strip() == label
+    of_digit, of_page = here.run(sys.executable, "-c", recogniser).stdout.splitlines()
+    assert of_digit.split()[0] == label
+    assert of_page.startswith("1 Box(left=")
 
 
 @pytest.mark.slow

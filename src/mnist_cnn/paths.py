@@ -7,6 +7,8 @@ RECIPES = Path("recipes.yaml")
 
 RAW_DATA = Path("data/raw")
 
+CHECKPOINTS = Path(".checkpoints")
+
 WEIGHTS = Path("models/model.safetensors")
 ONNX_MODEL = Path("models/mnist_cnn.onnx")
 ONNX_INT8_MODEL = Path("models/mnist_cnn.int8.onnx")

@@ -49,9 +49,13 @@ class Reading:
 
 
 def default_model() -> Path:
-    """The ONNX file in the installed package; in a checkout, what its pipeline made."""
+    """The ONNX file in the installed package; in a checkout, what a pipeline made.
+
+    That of the current folder comes first, then that of the checkout that the code is from.
+    """
     packaged = Path(__file__).with_name(ONNX_MODEL.name)
-    return packaged if packaged.is_file() else Path(__file__).parents[2] / ONNX_MODEL
+    made = Path(__file__).parents[2] / ONNX_MODEL
+    return next((path for path in (packaged, ONNX_MODEL) if path.is_file()), made)
 
 
 def open_model(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:

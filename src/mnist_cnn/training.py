@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from mnist_cnn.augmentation import draw_distortions, warp
+from mnist_cnn.checkpoint import Checkpoint, TrainingState
 from mnist_cnn.data_parallel import ThreadedGradients
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
@@ -61,7 +62,13 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train(training: Digits, validation: Digits | None, model: Model, recipe: Train) -> Trained:
+def train(
+    training: Digits,
+    validation: Digits | None,
+    model: Model,
+    recipe: Train,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
     """Train a network on `training`, and watch it on `validation`, which changes nothing.
 
     The network that is returned has the averaged weights. The same arguments on the same
@@ -72,6 +79,8 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
         validation: what to watch; None where nothing is held out.
         model: which network to build.
         recipe: how to train it.
+        checkpoint: where the state is kept after each epoch, and where training goes on from.
+            That changes nothing in the result, to the bit.
 
     Raises:
         MnistCnnError: the loss became infinite or NaN, or the device is absent.
@@ -90,11 +99,18 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
     threads = recipe.threads if device.type == "cpu" else 1
 
     log: list[EpochLog] = []
+    state = TrainingState(network, averaged, optimizer, schedule, generator, hardness)
+    if checkpoint and (saved := checkpoint.load()):
+        log = _log_of(saved.pop("log"))
+        state.restore(saved)
+        tqdm.write(f"going on after epoch {log[-1].epoch}")
     with (
         ThreadedGradients(network, threads) as gradients,
-        tqdm(total=steps, unit="batch", leave=False, disable=None) as progress,
+        tqdm(
+            total=steps, initial=schedule.last_epoch, unit="batch", leave=False, disable=None
+        ) as progress,
     ):
-        for epoch, size in enumerate(sizes, start=1):
+        for epoch, size in list(enumerate(sizes, start=1))[len(log) :]:
             distortions = _draw_distortions(len(images), recipe, epoch, device)
             loss = _Loss(images, labels, distortions, hardness, recipe)
             network.train()
@@ -112,6 +128,8 @@ def train(training: Digits, validation: Digits | None, model: Model, recipe: Tra
             _check_finite(losses, entry)
             log.append(entry)
             tqdm.write(_told(entry, recipe.epochs))
+            if checkpoint:
+                checkpoint.save({**state.tensors(), "log": _tensor_of(log)})
     final: nn.Module = averaged.module if averaged else network
     return Trained(final.cpu().eval(), log)
 
@@ -180,6 +198,19 @@ def _watch(
     logits = predict_logits(network, images)
     correct = (logits.argmax(1) == labels).sum().item()
     return functional.cross_entropy(logits, labels).item(), correct / len(validation)
+
+
+def _tensor_of(log: Sequence[EpochLog]) -> Tensor:
+    """One row for each epoch; NaN stands for None, since a loss that is NaN ends the training."""
+    rows = [[math.nan if value is None else value for value in astuple(entry)] for entry in log]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _log_of(tensor: Tensor) -> list[EpochLog]:
+    return [
+        EpochLog(int(epoch), loss, *(None if math.isnan(value) else value for value in watched))
+        for epoch, loss, *watched in tensor.tolist()
+    ]
 
 
 def _told(entry: EpochLog, epochs: int) -> str:
