@@ -194,7 +194,7 @@ def test_a_second_run_has_nothing_to_do(reproduced: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_training_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     sent: signal.Signals, reproduced: Project
 ) -> None:
