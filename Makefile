@@ -59,7 +59,7 @@ ablation: $(READY) ## what each part of the recipe is worth, on the validation i
 	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
 
 .PHONY: pictures
-pictures: repro ## how the reader does on people's pictures, and on pictures of no digit (1 minute)
+pictures: repro ## how the reader does on people's pictures, and on pictures of no digit (2 minutes)
 	mnist-cnn evaluate
 
 .PHONY: bench

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mnist_cnn.artifacts import replacing
 from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.pictures import FORMATS
 from mnist_cnn.recognizer import Reading
 
 SURE, DOUBTFUL = "#1a7f37", "#c62828"
@@ -25,7 +26,8 @@ def draw_boxes(picture: str | bytes, readings: Sequence[Reading], path: Path) ->
     form = Image.registered_extensions().get(path.suffix.lower())
     if form not in Image.SAVE:
         raise MnistCnnError(f"{path}: give it the ending of a picture, as .png or .jpg")
-    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+    source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    with Image.open(source, formats=FORMATS) as opened:
         drawing = ImageOps.exif_transpose(opened).convert("RGB")
     draw = ImageDraw.Draw(drawing)
     line = max(1, max(drawing.size) // 500)

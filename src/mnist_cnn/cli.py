@@ -140,7 +140,10 @@ def _load_each(names: Iterable[str], failures: list[str]) -> Iterator[tuple[str,
         try:
             grey = load_grey(_standard_input() if name == "-" else name)
         except PictureError as error:
-            failures.append(str(error).replace("the picture", "standard input", name == "-"))
+            problem = str(error)
+            if name == "-":
+                problem = problem.replace("the picture", "standard input", 1)
+            failures.append(problem)
         else:
             yield name, grey
 

@@ -58,8 +58,8 @@ def default_model() -> Path:
     return next((path for path in (packaged, ONNX_MODEL) if path.is_file()), made)
 
 
-def open_model(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Open an ONNX file for the CPU.
+def open_model(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file for the CPU, on one thread.
 
     Raises:
         MnistCnnError: there is no such file, or onnxruntime cannot read it.
@@ -67,7 +67,7 @@ def open_model(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's failures share no other base
