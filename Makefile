@@ -36,6 +36,15 @@ $(READY):
 repro: $(READY) ## run the pipeline; only what changed runs again
 	dvc repro
 
+# DVC trusts a cached file that may not be written; it checks the others, and drops those that are
+# not what they should be. What is then missing is made anew.
+.PHONY: mend
+mend: $(READY) ## after damage to the disk: check what the pipeline made, and make anew what is broken
+	chmod -R u+w "$$(dvc cache dir)"
+	rm -rf data/raw models/model.safetensors models/mnist_cnn.onnx models/mnist_cnn.int8.onnx
+	-dvc checkout
+	dvc repro
+
 .PHONY: check
 check: $(READY) ## lint, format and types
 	ruff check .
@@ -49,6 +58,18 @@ test: check ## check, then every test
 .PHONY: test-fast
 test-fast: $(READY) ## the tests that take seconds
 	pytest -m "not slow"
+
+.PHONY: faults
+faults: $(READY) ## the tests that cause faults, with more kills (10 minutes)
+	pytest -m fault --kills 20
+
+.PHONY: fuzz
+fuzz: $(READY) ## the tests that draw their input, with a hundred times as much (10 minutes)
+	pytest -m fuzz --hypothesis-profile long
+
+.PHONY: audit
+audit: $(READY) ## compare the locked packages with the known vulnerabilities (asks an index)
+	pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
 .PHONY: study
 study: $(READY) ## the published recipes over ten seeds, on the test images (1.5 hours; resumes)

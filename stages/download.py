@@ -1,9 +1,9 @@
 """Fetch the four MNIST files from the first source that serves them."""
 
-from mnist_cnn.errors import told_plainly
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import RAW_DATA
 from mnist_cnn.sources import download
+from mnist_cnn.stage import running
 
 
 def main() -> None:
@@ -14,5 +14,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly("download"):
+    with running("download"):
         main()

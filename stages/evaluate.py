@@ -4,7 +4,7 @@ import torch
 
 from mnist_cnn.artifacts import read_columns, write_csv, write_json
 from mnist_cnn.digits import read_test_digits
-from mnist_cnn.errors import MnistCnnError, told_plainly
+from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.evaluation import evaluate
 from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability
 from mnist_cnn.model import build, predict_logits
@@ -19,6 +19,7 @@ from mnist_cnn.paths import (
     TRAINING_LOG,
     WEIGHTS,
 )
+from mnist_cnn.stage import running
 from mnist_cnn.weights import load_weights
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     draw_curves(history, CURVES)
 
     if evaluation.accuracy < params.evaluate.min_accuracy:
-        raise MnistCnnError(
+        raise CheckFailedError(
             f"accuracy {evaluation.accuracy:.4f} is below evaluate.min_accuracy "
             f"{params.evaluate.min_accuracy}, so nothing is exported; see {ACCURACY}, then "
             "improve the recipe or lower the gate in params.yaml"
@@ -53,5 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly("evaluate"):
+    with running("evaluate"):
         main()

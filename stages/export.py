@@ -5,13 +5,15 @@ import torch
 
 from mnist_cnn.artifacts import sha256, write_bytes, write_json
 from mnist_cnn.digits import read_test_digits, read_training_digits, stratified_split
-from mnist_cnn.errors import told_plainly
+from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.model import build
 from mnist_cnn.onnx_export import check_parity, describe, export_onnx, measure_accuracy
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import ONNX_INT8_MODEL, ONNX_METRICS, ONNX_MODEL, RAW_DATA, WEIGHTS
 from mnist_cnn.quantisation import check_loss, quantise
 from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from
+from mnist_cnn.seal import seal
+from mnist_cnn.stage import running
 from mnist_cnn.weights import load_weights
 
 
@@ -27,19 +29,22 @@ def main() -> None:
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
     )
     calibration = training.take(np.arange(params.export.calibration_images))
-    for outdated in (ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
-        outdated.unlink(missing_ok=True)  # a failed check must leave no model behind
 
     description = describe(network, sha256(WEIGHTS))
     model = export_onnx(network, params.export.opset, description)
-    parity = check_parity(model, network, test, params.export.tolerance)
     small = quantise(model, calibration, description)
-    loss = check_loss(small, model, validation, params.export.int8_loss)
+    try:
+        parity = check_parity(model, network, test, params.export.tolerance)
+        loss = check_loss(small, model, validation, params.export.int8_loss)
+    except CheckFailedError:
+        for outdated in (ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
+            outdated.unlink(missing_ok=True)  # it must not stand in for the one that failed
+        raise
     digits = seen_as_pictures(to_choose_from(validation))
     for exported in (model, small):
         note_least_logits(exported, digits, params.export.flagged)
 
-    content, small_content = model.SerializeToString(), small.SerializeToString()
+    content, small_content = seal(model), seal(small)
     write_bytes(ONNX_MODEL, content)
     write_bytes(ONNX_INT8_MODEL, small_content)
     write_json(
@@ -65,5 +70,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly("export"):
+    with running("export"):
         main()

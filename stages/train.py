@@ -5,9 +5,9 @@ from dataclasses import astuple, fields
 from mnist_cnn.artifacts import write_csv, write_json
 from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.digits import Digits, read_training_digits, stratified_split
-from mnist_cnn.errors import told_plainly
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
+from mnist_cnn.stage import running
 from mnist_cnn.training import EpochLog, train
 from mnist_cnn.weights import save_weights
 
@@ -47,5 +47,5 @@ def rounded(figure: float | None) -> float | None:
 
 
 if __name__ == "__main__":
-    with told_plainly("train"):
+    with running("train"):
         main()

@@ -10,22 +10,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from ours import speed
 from ruamel.yaml import YAML
 
 from mnist_cnn.artifacts import sha256
-from mnist_cnn.contract import LEAST_LOGITS
+from mnist_cnn.contract import DIGEST
 from mnist_cnn.digits import Digits, read_test_digits, read_training_digits, stratified_split
+from mnist_cnn.mnist_files import SHA256
 from mnist_cnn.onnx_export import describe, export_onnx
 from mnist_cnn.params import Params, load_params
 from mnist_cnn.recognizer import Recognizer, open_model
 from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from, to_judge_by
-from mnist_cnn.sources import SHA256, download
+from mnist_cnn.seal import seal
+from mnist_cnn.sources import download
 from mnist_cnn.training import train
 
 REPOSITORY = Path(__file__).parents[1]
+
+# A test that draws its input draws a hundred times as much by `make fuzz`.
+hypothesis.settings.register_profile("short", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile("short")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=3, help="how often each stage is killed at a random moment"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Count the faults; a test that causes several notes how many as the property `faults`."""
+
+    def count(outcome: str) -> int:
+        reports = terminalreporter.stats.get(outcome, [])
+        return sum(
+            dict(report.user_properties).get("faults", 1)
+            for report in reports
+            if "fault" in report.keywords
+        )
+
+    survived, not_survived = count("passed"), count("failed")
+    if survived or not_survived:
+        tried = survived + not_survived
+        terminalreporter.write_line(f"faults: {tried:,} tried, {survived:,} survived")
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    """`content` with one bit changed at `place`."""
+    damaged = bytearray(content)
+    damaged[place] ^= 1
+    return bytes(damaged)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +98,7 @@ def test_digits(raw_data: Path) -> Digits:
 def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file that reads well: the pipeline's own where it ran, else by the recipe `speed`."""
     made = REPOSITORY / "models/mnist_cnn.onnx"
-    if made.is_file() and LEAST_LOGITS in open_model(made).get_modelmeta().custom_metadata_map:
+    if made.is_file() and DIGEST in open_model(made).get_modelmeta().custom_metadata_map:
         return made
     params = speed(seed=0, threads=2)
     split = params.data.split
@@ -71,7 +109,7 @@ def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     model = export_onnx(network, params.export.opset, describe(network, "0" * 64))
     note_least_logits(model, seen_as_pictures(to_choose_from(validation)), params.export.flagged)
     path = tmp_path_factory.mktemp("trained") / made.name
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(seal(model))
     return path
 
 
@@ -158,7 +196,7 @@ class Project:
 
 
 def copy_project(folder: Path, raw_data: Path) -> Project:
-    """Copy what git would commit, and set it to one epoch on a small part of the real data."""
+    """Copy what git would commit, and set it to three epochs on a small part of the real data."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -178,7 +216,7 @@ def copy_project(folder: Path, raw_data: Path) -> Project:
             "data.sources": [f"folder:{raw_data}"],
             "data.split.train_images": 2_000,
             "data.split.validation_images": 500,
-            "train.epochs": 1,
+            "train.epochs": 3,
             "train.clean_epochs": 0,
             "train.batch_size": 50,
             "train.averaging": 0.9,

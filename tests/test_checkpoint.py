@@ -40,6 +40,7 @@ def weights(trained: Trained) -> list[Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("epochs", [1, 2])
 @pytest.mark.parametrize(
     "changes",
@@ -85,6 +86,7 @@ def test_a_finished_training_is_not_run_again(
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.fault
 def test_a_damaged_state_is_told_and_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,22 +1,26 @@
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import flipped
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from mnist_cnn.digits import (
     PIXEL_MEAN,
     PIXEL_STD,
-    TEST_FILES,
-    TRAINING_FILES,
     Digits,
+    read_digits,
     read_idx,
     read_test_digits,
     read_training_digits,
     stratified_split,
 )
 from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.mnist_files import SHA256, TEST_FILES, TRAINING_FILES
 
 
 @pytest.mark.parametrize(
@@ -58,26 +62,21 @@ def test_a_damaged_file_is_named(content: bytes, message: str, tmp_path: Path) -
         read_idx(path)
 
 
-def test_images_without_their_labels_are_refused(raw_data: Path, tmp_path: Path) -> None:
-    for name, source in zip(TRAINING_FILES, (TRAINING_FILES[0], TEST_FILES[1]), strict=True):
-        (tmp_path / name).symlink_to(raw_data / source)
+def test_images_without_their_labels_are_refused(raw_data: Path) -> None:
     with pytest.raises(MnistCnnError, match="does not hold one label for each image"):
-        read_training_digits(tmp_path)
+        read_digits(raw_data / TRAINING_FILES[0], raw_data / TEST_FILES[1])
 
 
-def test_labels_in_place_of_images_are_refused(raw_data: Path, tmp_path: Path) -> None:
-    for name in TRAINING_FILES:
-        (tmp_path / name).symlink_to(raw_data / TRAINING_FILES[1])
+def test_labels_in_place_of_images_are_refused(raw_data: Path) -> None:
     with pytest.raises(MnistCnnError, match="holds no 28x28 images"):
-        read_training_digits(tmp_path)
+        read_digits(raw_data / TRAINING_FILES[1], raw_data / TRAINING_FILES[1])
 
 
 def test_a_label_that_is_no_digit_is_refused(raw_data: Path, tmp_path: Path) -> None:
     images, labels = (raw_data / name for name in TEST_FILES)
-    (tmp_path / images.name).symlink_to(images)
     (tmp_path / labels.name).write_bytes(labels.read_bytes()[:-1] + b"\x4d")
     with pytest.raises(MnistCnnError, match=f"{labels.name} holds the label 77"):
-        read_test_digits(tmp_path)
+        read_digits(images, tmp_path / labels.name)
 
 
 def test_no_images_at_all_are_refused(tmp_path: Path) -> None:
@@ -85,12 +84,53 @@ def test_no_images_at_all_are_refused(tmp_path: Path) -> None:
     images.write_bytes(b"\x00\x00\x08\x03" + bytes(4) + b"\x00\x00\x00\x1c" * 2)
     labels.write_bytes(b"\x00\x00\x08\x01" + bytes(4))
     with pytest.raises(MnistCnnError, match="holds no 28x28 images"):
-        read_test_digits(tmp_path)
+        read_digits(images, labels)
 
 
 def test_missing_files_name_the_command_that_fetches_them(tmp_path: Path) -> None:
     with pytest.raises(MnistCnnError, match=r"there is no .*; run `dvc repro download`"):
         read_test_digits(tmp_path)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", SHA256)
+def test_one_flipped_bit_is_noticed(name: str, raw_data: Path, tmp_path: Path) -> None:
+    for other in SHA256:
+        (tmp_path / other).symlink_to(raw_data / other)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(flipped((raw_data / name).read_bytes(), 5_000))
+    read = read_training_digits if name in TRAINING_FILES else read_test_digits
+    with pytest.raises(MnistCnnError, match=f"{name} is damaged: .*; run `make mend`"):
+        read(tmp_path)
+
+
+SIZES = st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 4), max_size=5)
+
+
+@pytest.mark.fault
+@pytest.mark.fuzz
+@given(
+    content=st.binary(max_size=40)
+    | st.builds(
+        lambda sizes, values: (
+            struct.pack(f">4B{len(sizes)}I", 0, 0, 8, len(sizes), *sizes) + values
+        ),
+        SIZES,
+        st.binary(max_size=64),
+    )
+)
+def test_any_bytes_are_read_as_their_header_states_or_refused(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed"
+    path.write_bytes(content)
+    try:
+        values = read_idx(path)
+    except MnistCnnError as error:
+        assert "\n" not in str(error)
+    else:
+        assert content == content[: 4 + 4 * values.ndim] + values.tobytes()
+        assert content[4 : 4 + 4 * values.ndim] == struct.pack(f">{values.ndim}I", *values.shape)
 
 
 @pytest.fixture(scope="module")

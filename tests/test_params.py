@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 from dvc.utils.serialize import load_yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
@@ -60,6 +62,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
     assert load_params(path).train.learning_rate == load_params(PARAMS).train.learning_rate
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("key", leaves(Params))
 @pytest.mark.parametrize("value", [None, "nonsense", -1, math.nan, math.inf, 1e300, {}, [], True])
 def test_every_setting_refuses_nonsense_by_its_dotted_key(
@@ -73,6 +76,7 @@ def test_every_setting_refuses_nonsense_by_its_dotted_key(
     assert "; should be " in problem
 
 
+@pytest.mark.fault
 def test_all_problems_are_told_at_once_each_on_its_line(
     content: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -95,6 +99,7 @@ def test_all_problems_are_told_at_once_each_on_its_line(
     ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
@@ -144,6 +149,7 @@ def test_a_key_that_is_no_word_is_an_unknown_key(
     assert outer.startswith(f"{key}: {key!r}; unknown key, ")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -178,3 +184,52 @@ def test_bytes_that_are_not_text_are_refused_in_one_line(tmp_path: Path) -> None
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(MnistCnnError, match="run from the repository's root"):
         load_params(tmp_path / "params.yaml")
+
+
+# What a user might write by mistake; GONE and MISSPELT change the key instead.
+GONE, MISSPELT = "(gone)", "(misspelt)"
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text("abc .:-#'\"{}[]\n\té", max_size=8),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from("ab"), st.none(), max_size=2),
+    st.sampled_from([GONE, MISSPELT]),
+)
+
+
+@pytest.mark.fault
+@pytest.mark.fuzz
+@given(changes=st.dictionaries(st.sampled_from(leaves(Params)), VALUES, min_size=1, max_size=4))
+def test_any_settings_are_read_as_they_are_or_refused_each_problem_by_name(
+    changes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = YAML(typ="safe").load(PARAMS)
+    for key, value in changes.items():
+        put(content, key, value)
+        *sections, name = key.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        if value == GONE:
+            del section[name]
+        elif value == MISSPELT:
+            section[f"{name}s"] = section.pop(name)
+    path = tmp_path_factory.getbasetemp() / "params.yaml"
+    YAML(typ="safe").dump(content, path)
+    try:
+        read = load_params(path)
+    except MnistCnnError as error:
+        _, *lines = str(error).splitlines()
+        told = {line.strip().split(":")[0] for line in lines}
+        assert told
+        assert told <= {*leaves(Params), *(f"{key}s" for key in changes)} | {
+            f"{key}.{place}" for key in changes for place in (0, 1)
+        } | {f"{key}.{letter}" for key in changes for letter in "ab"}
+        for key, value in changes.items():
+            if value in (GONE, MISSPELT):
+                assert key in told
+    else:
+        assert read.model_dump() == content

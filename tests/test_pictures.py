@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -210,8 +210,9 @@ def is_read_or_refused(source: bytes | np.ndarray) -> None:
         assert grey.size
 
 
+@pytest.mark.fault
+@pytest.mark.fuzz
 @given(st.binary(max_size=500))
-@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     is_read_or_refused(content)
 
@@ -222,9 +223,10 @@ SEEDS = [
 ]
 
 
+@pytest.mark.fault
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @given(st.sampled_from(SEEDS), st.data())
-@settings(deadline=None, max_examples=300)
 def test_any_damage_to_a_picture_is_survived(content: bytes, data: st.DataObject) -> None:
     damaged = bytearray(content)
     for _ in range(data.draw(st.integers(1, 5))):
@@ -233,13 +235,14 @@ def test_any_damage_to_a_picture_is_survived(content: bytes, data: st.DataObject
     is_read_or_refused(bytes(damaged[: data.draw(st.integers(1, len(damaged)))]))
 
 
+@pytest.mark.fault
+@pytest.mark.fuzz
 @given(
     arrays.arrays(
         arrays.scalar_dtypes(),
         arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=12),
     )
 )
-@settings(deadline=None)
 def test_any_array_is_read_or_refused(values: np.ndarray) -> None:
     is_read_or_refused(np.asarray(values))
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw, ImageFont
 
@@ -106,7 +106,6 @@ def test_noise_on_unevenly_lit_paper_holds_no_ink(rng: np.random.Generator) -> N
 @given(
     arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
 )
-@settings(deadline=None)
 def test_any_picture_gives_a_28_by_28_image_or_none(grey: np.ndarray) -> None:
     seen = to_mnist(grey)
     assert seen is None or (seen.shape == (28, 28) and seen.dtype == np.uint8 and seen.max() > 0)

@@ -1,5 +1,6 @@
 """What the project promises about its own files."""
 
+import ast
 import json
 import re
 import subprocess
@@ -80,6 +81,24 @@ def test_the_readmes_headline_is_what_the_pipeline_measured() -> None:
     readme = " ".join((REPOSITORY / "README.md").read_text().split())
     assert f"{accuracy:.2f} % of the 10,000 test images" in readme
     assert f"95 % interval {low:.2f} to {high:.2f} %" in readme
+
+
+def test_the_page_on_reliability_names_each_test_that_causes_a_fault() -> None:
+    page = (REPOSITORY / "docs/reliability.md").read_text()
+    causing = set()
+    for path in (REPOSITORY / "tests").glob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        everywhere = any(
+            isinstance(node, ast.Assign) and "pytest.mark.fault" in ast.unparse(node)
+            for node in tree.body
+        )
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                marks = map(ast.unparse, node.decorator_list)
+                if everywhere or "pytest.mark.fault" in marks:
+                    causing.add((path.stem, node.name))
+    assert len(causing) > 30
+    assert set(re.findall(r"`(test_\w+)\.(test_\w+)`", page)) == causing
 
 
 def rows(document: str, header: str) -> dict[str, list[str]]:

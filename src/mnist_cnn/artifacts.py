@@ -34,8 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
             _remove(path)  # a rename replaces a file, but no folder with files in it
         partial.replace(path)
     except OSError as error:
-        if error.filename == str(partial):
-            error.filename = str(path)  # the file that the user knows
+        # A disk that is full names no file, and our own name says nothing to the user.
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
     finally:
         _remove(partial)

@@ -239,7 +239,7 @@ def evaluate(model: Path | None) -> None:
 
     from mnist_cnn.artifacts import write_json
     from mnist_cnn.digits import read_training_digits, stratified_split
-    from mnist_cnn.disguises import examples, judge
+    from mnist_cnn.disguises import examples, judge_disguises, judge_no_digits
     from mnist_cnn.figures import draw_pictures
     from mnist_cnn.params import load_params
     from mnist_cnn.paths import RAW_DATA
@@ -251,7 +251,12 @@ def evaluate(model: Path | None) -> None:
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
     )
     recognizer, digits = Recognizer(model), to_judge_by(validation)
-    write_json(PICTURES, judge(recognizer, digits))
+    judged = {
+        "images": len(digits),
+        "disguises": judge_disguises(recognizer, digits),
+        "caught": judge_no_digits(recognizer, len(digits)),
+    }
+    write_json(PICTURES, judged)
     shown = digits.take(np.arange(0, len(digits), len(digits) // 12))
     draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 

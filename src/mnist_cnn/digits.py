@@ -12,10 +12,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from mnist_cnn.artifacts import sha256
 from mnist_cnn.errors import MnistCnnError
-
-TRAINING_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+from mnist_cnn.mnist_files import SHA256, TEST_FILES, TRAINING_FILES
 
 IMAGE_SIZE = 28
 LABELS = tuple("0123456789")
@@ -58,14 +57,10 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     then the values, the last axis changing fastest.
 
     Raises:
-        MnistCnnError: there is no such file, it is not IDX, or it is shorter or longer than
-            its header states.
+        MnistCnnError: it is not IDX, or it is shorter or longer than its header states.
         OSError: the file cannot be read.
     """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except FileNotFoundError:
-        raise MnistCnnError(f"there is no {path}; run `dvc repro download`") from None
+    content = np.fromfile(path, np.uint8)
     if len(content) < 4 or content[:3].tobytes() != b"\x00\x00\x08":
         raise MnistCnnError(f"{path} is not an IDX file of unsigned bytes; download it again")
     axes = int(content[3])
@@ -81,7 +76,13 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     return content[start:].reshape(shape)
 
 
-def _read(images_path: Path, labels_path: Path) -> Digits:
+def read_digits(images_path: Path, labels_path: Path) -> Digits:
+    """Read images and their labels from two IDX files, whatever their checksums.
+
+    Raises:
+        MnistCnnError: what `read_idx` raises, or the two are no images of digits with labels.
+        OSError: a file cannot be read.
+    """
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or not len(images):
         raise MnistCnnError(f"{images_path} holds no {IMAGE_SIZE}x{IMAGE_SIZE} images")
@@ -93,13 +94,30 @@ def _read(images_path: Path, labels_path: Path) -> Digits:
 
 
 def read_training_digits(folder: Path) -> Digits:
-    """The 60,000 digits to learn from; raises what `read_idx` raises."""
-    return _read(*(folder / name for name in TRAINING_FILES))
+    """The 60,000 digits to learn from.
+
+    Raises:
+        MnistCnnError: a file is missing, or is not what was published, to the bit.
+        OSError: a file cannot be read.
+    """
+    return _read_published(folder, TRAINING_FILES)
 
 
 def read_test_digits(folder: Path) -> Digits:
-    """The 10,000 digits to be judged by; raises what `read_idx` raises."""
-    return _read(*(folder / name for name in TEST_FILES))
+    """The 10,000 digits to be judged by; raises what `read_training_digits` raises."""
+    return _read_published(folder, TEST_FILES)
+
+
+def _read_published(folder: Path, names: tuple[str, str]) -> Digits:
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise MnistCnnError(f"there is no {path}; run `dvc repro download`")
+        if sha256(path) != SHA256[name]:
+            raise MnistCnnError(
+                f"{path} is damaged: its SHA-256 is not the published one; run `make mend`"
+            )
+    return read_digits(*(folder / name for name in names))
 
 
 def stratified_split(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import cv2
 import matplotlib
@@ -258,29 +257,32 @@ def examples(
     }
 
 
-def judge(recognizer: Recognizer, digits: Digits) -> dict[str, Any]:
-    """How `recognizer` reads `digits` in each disguise, and what it says to pictures of no digit.
+def judge_disguises(recognizer: Recognizer, digits: Digits) -> dict[str, dict[str, float]]:
+    """How `recognizer` reads `digits` in each disguise.
 
-    Gives, for each disguise, the share that is read as the images themselves are
-    (``agreement``), the share that is read rightly, and the share that is ``flagged`` with a
-    warning; for each kind of picture without a digit, as many as there are `digits`, the share
-    that is ``caught``: flagged, or said to hold no ink.
+    Gives, for each, the share that is read as the images themselves are (``agreement``), the
+    share that is read rightly, and the share that is ``flagged`` with a warning.
     """
     direct = [reading.label for reading in recognizer.classify(digits.images)]
-    disguises = {}
+    judged = {}
     for name, disguise in DISGUISES.items():
         rng = np.random.default_rng(0)
         readings = list(recognizer.predict_many(disguise(image, rng) for image in digits.images))
         labels = [reading.label for reading in readings]
         pairs = list(zip(labels, direct, digits.labels, strict=True))
-        disguises[name] = {
+        judged[name] = {
             "agreement": mean(label == expected for label, expected, _ in pairs),
             "accuracy": mean(label == str(truth) for label, _, truth in pairs),
             "flagged": mean(reading.warning is not None for reading in readings),
         }
+    return judged
+
+
+def judge_no_digits(recognizer: Recognizer, pictures: int) -> dict[str, float]:
+    """The share that is caught, flagged or said to hold no ink, of `pictures` of each kind."""
     caught = {}
     for name, draw in NO_DIGITS.items():
         rng = np.random.default_rng(0)
-        readings = list(recognizer.predict_many(draw(rng) for _ in range(len(digits))))
+        readings = list(recognizer.predict_many(draw(rng) for _ in range(pictures)))
         caught[name] = mean(reading.warning is not None for reading in readings)
-    return {"images": len(digits), "disguises": disguises, "caught": caught}
+    return caught

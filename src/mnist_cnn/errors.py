@@ -9,6 +9,10 @@ class MnistCnnError(Exception):
     """What is wrong, where, and what to do: a message fit to be shown as it is."""
 
 
+class CheckFailedError(MnistCnnError):
+    """What was made does not pass its check, and an older one must not stand in for it."""
+
+
 @contextmanager
 def told_plainly(program: str) -> Iterator[None]:
     """End the process with ``program: message`` and exit code 1 where a user can mend it.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mnist_cnn.contract import INPUT, OUTPUTS
 from mnist_cnn.digits import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD, Digits
-from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.model import DigitNetwork, predict_logits, to_input
 
 # One image, a batch that divides nothing, a usual one, and the whole test set at once.
@@ -103,10 +103,12 @@ def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> 
 def _strip(model: ModelProto) -> None:
     """Drop what the exporter notes for debugging: stack traces, with paths of this machine.
 
-    And the shapes within, which any runtime infers.
+    And what no runtime needs: the shapes within, and the names of nodes.
     """
     graph = model.graph
     del graph.value_info[:]
+    for node in graph.node:
+        node.ClearField("name")
     named = (*graph.node, *graph.input, *graph.output, *graph.initializer)
     for part in (model, graph, *named):
         part.ClearField("metadata_props")
@@ -143,7 +145,7 @@ def check_parity(
     """Run `model` on all of `digits` in each of `batch_sizes`, and compare it with `network`.
 
     Raises:
-        MnistCnnError: a logit or probability differs by more than `tolerance`, or an image
+        CheckFailedError: a logit or probability differs by more than `tolerance`, or an image
             gets another class.
     """
     expected_logits = predict_logits(network, torch.from_numpy(digits.images))
@@ -164,7 +166,7 @@ def check_parity(
             gaps = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
             # A NaN compares false with everything, so the test says what is fine.
             if not max(gaps) <= tolerance:
-                raise MnistCnnError(
+                raise CheckFailedError(
                     f"in batches of {size}, onnxruntime differs from torch by {max(gaps):.2g}, "
                     f"more than export.tolerance {tolerance:g}; no model was written"
                 )
@@ -174,7 +176,7 @@ def check_parity(
             accuracies.append(float((found_class == digits.labels).mean()))
             if agreements[-1] < 1:
                 index = int((found_class != expected_class).argmax())
-                raise MnistCnnError(
+                raise CheckFailedError(
                     f"in batches of {size}, onnxruntime reads test image {index} as "
                     f"{found_class[index]}, torch as {expected_class[index]}; no model was written"
                 )

@@ -18,7 +18,7 @@ from onnxruntime.quantization import (
 
 from mnist_cnn.contract import INPUT
 from mnist_cnn.digits import Digits
-from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.onnx_export import measure_accuracy
 
 # What has weights, and what lies between; softmax stays as it is.
@@ -71,6 +71,9 @@ def quantise(model: ModelProto, calibration: Digits, metadata: Mapping[str, str]
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
+        except OSError as error:
+            error.filename = error.filename or folder  # where the disk is full
+            raise
         finally:
             root.setLevel(level)
         small = onnx.load(path)
@@ -105,11 +108,11 @@ def check_loss(small: ModelProto, model: ModelProto, validation: Digits, limit: 
     """By how much less of `validation` is read rightly by `small` than by `model`; often 0.
 
     Raises:
-        MnistCnnError: it is more than `limit`.
+        CheckFailedError: it is more than `limit`.
     """
     loss = measure_accuracy(model, validation) - measure_accuracy(small, validation)
     if loss > limit + 1e-9:  # a difference of two shares is not exact
-        raise MnistCnnError(
+        raise CheckFailedError(
             f"in int8 the model loses {loss:.4f} of its validation accuracy, more than "
             f"export.int8_loss {limit:g}; no model was written"
         )

