@@ -1,5 +1,7 @@
 """Judge the trained network on the 10,000 test images, and refuse one below the gate."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mnist_cnn.artifacts import read_columns, write_csv, write_json
@@ -19,6 +21,7 @@ from mnist_cnn.paths import (
     TRAINING_LOG,
     WEIGHTS,
 )
+from mnist_cnn.robustness import headline, judge
 from mnist_cnn.stage import running
 from mnist_cnn.weights import load_weights
 
@@ -31,10 +34,17 @@ def main() -> None:
     network = build(params.model)
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
-    logits = predict_logits(network, torch.from_numpy(digits.images)).numpy()
-    evaluation = evaluate(logits, digits.labels, params.evaluate.calibration_bins)
 
-    write_json(ACCURACY, evaluation.metrics())
+    def read(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = predict_logits(network, torch.from_numpy(images)).numpy()
+        return logits
+
+    evaluation = evaluate(read(digits.images), digits.labels, params.evaluate.calibration_bins)
+
+    metrics = evaluation.metrics()
+    if params.evaluate.suite_images:
+        metrics |= headline(judge(read, digits.take(np.arange(params.evaluate.suite_images))))
+    write_json(ACCURACY, metrics)
     write_csv(
         CONFUSION,
         ["actual", "predicted"],

@@ -11,7 +11,7 @@ from mnist_cnn.digits import Digits
 from mnist_cnn.model import to_input
 from mnist_cnn.params import Augmentation
 
-RANGES = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1)
+RANGES = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1, corruption=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_batch_is_distorted_as_torchvision_distorts_each_image(images: Tensor)
 
 
 def test_ranges_of_zero_change_nothing(images: Tensor) -> None:
-    none = Augmentation(rotation=0, shear=0, translation=0, scale=0)
+    none = Augmentation(rotation=0, shear=0, translation=0, scale=0, corruption=0)
     unchanged = warp(images, draw_distortions(len(images), none, (0,)))
     torch.testing.assert_close(unchanged, images, atol=1e-5, rtol=0)
 

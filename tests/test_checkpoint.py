@@ -48,6 +48,10 @@ def weights(trained: Trained) -> list[Tensor]:
         {},
         {"dropout": 0.2, "averaging": 0.0},
         {"optimizer": "adamw", "learning_rate": 0.01, "threads": 2, "hardest": 0.5},
+        {
+            "augmentation": dict.fromkeys(("rotation", "shear", "translation", "scale"), 0)
+            | {"corruption": 0.5}
+        },
         {"final_fit": True, "schedule": "cosine", "momentum": 0.0},
     ],
 )

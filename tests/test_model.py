@@ -98,9 +98,10 @@ def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooli
 
 
 def test_the_architecture_is_the_one_that_is_asked_for() -> None:
-    assert type(build(Model(architecture="base", dropout=0.0, views=1))) is DigitCNN
-    assert type(build(Model(architecture="fast", dropout=0.0, views=1))) is FastDigitCNN
-    deep = build(Model(architecture="deep", dropout=0.25, views=5))
+    settings = {"dropout": 0.0, "normalisation": "fixed", "views": 1}
+    assert type(build(Model(architecture="base", **settings))) is DigitCNN
+    assert type(build(Model(architecture="fast", **settings))) is FastDigitCNN
+    deep = build(Model(architecture="deep", dropout=0.25, normalisation="fixed", views=5))
     assert isinstance(deep, DeepDigitCNN)
     assert deep.dropout.p == 0.25
     assert deep.views == 5
@@ -143,7 +144,7 @@ def _single(network: DigitCNN, images: Tensor) -> Tensor:
 
 
 def test_views_bring_paper_in_at_the_edges() -> None:
-    network = DigitCNN(views=5).eval()
+    network = DigitCNN(normalisation="fixed", views=5).eval()
     ink = torch.ones(1, 1, 28, 28)
     moved = nn.functional.pad(ink[:, :, :, :27], (1, 0))
     up, left = nn.functional.pad(ink[:, :, :27], (0, 0, 0, 1)), moved.flip(3)
@@ -197,3 +198,14 @@ def test_an_image_costs_the_stated_multiply_adds(
     with FlopCounterMode(display=False) as counted:
         logits.sum().backward()
     assert counted.get_total_flops() == 2 * images * backward
+
+
+@pytest.mark.parametrize("network", [DigitCNN, FastDigitCNN, DeepDigitCNN])
+def test_normalised_by_image_neither_brightness_nor_contrast_matters(network) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 1, 28, 28)
+    reader = network(normalisation="image").eval()
+    expected = reader(images)
+    assert torch.allclose(reader(0.5 * images + 0.3), expected, atol=0.01)
+    assert not torch.allclose(network().eval()(0.5 * images + 0.3), expected, atol=0.1)
+    assert reader(torch.full((1, 1, 28, 28), 0.7)).isfinite().all()  # blank

@@ -74,6 +74,16 @@ def test_normalisation_is_inside_the_graph(
     np.testing.assert_allclose(probabilities, expected.softmax(1), atol=1e-6)
 
 
+@pytest.mark.slow
+def test_normalisation_by_image_is_inside_the_graph_too(few: Digits) -> None:
+    torch.manual_seed(0)
+    network = DigitCNN(normalisation="image").eval()
+    exported = export_onnx(network, OPSET, describe(network, "0" * 64))
+    assert check_parity(exported, network, few, 1e-4, (1, 600)).agreement == 1
+    properties = {entry.key: entry.value for entry in exported.metadata_props}
+    assert properties["normalisation"].startswith("by the mean and deviation of each image")
+
+
 def test_the_file_stands_alone_and_says_what_it_is(model: ModelProto) -> None:
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     metadata = {entry.key: entry.value for entry in model.metadata_props}

@@ -22,7 +22,7 @@ from mnist_cnn.training import (
     train,
 )
 
-BASE = Model(architecture="base", dropout=0.0, views=1)
+BASE = Model(architecture="base", dropout=0.0, normalisation="fixed", views=1)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,28 @@ def test_in_bf16_the_weights_stay_fp32_and_learn_to_read(
 def test_distortions_of_nothing_are_clean_epochs(
     small_digits: tuple[Digits, Digits], recipe: Train
 ) -> None:
-    nothing = Augmentation(rotation=0, shear=0, translation=0, scale=0)
+    nothing = Augmentation(rotation=0, shear=0, translation=0, scale=0, corruption=0)
     undistorted = run(small_digits, recipe, augmentation=nothing)
     clean = run(small_digits, recipe, clean_epochs=recipe.epochs)
     assert same(undistorted.network, clean.network)
+
+
+@pytest.mark.slow
+def test_damage_acts_but_not_in_clean_epochs(
+    small_digits: tuple[Digits, Digits], recipe: Train
+) -> None:
+    damage = recipe.augmentation.model_copy(update={"corruption": 0.5})
+    damaged, again, plain = (
+        run(small_digits, recipe, augmentation=a) for a in (damage, damage, recipe.augmentation)
+    )
+    assert same(damaged.network, again.network)
+    assert not same(damaged.network, plain.network)
+    assert damaged.log[0].train_loss > plain.log[0].train_loss
+    clean = [
+        run(small_digits, recipe, augmentation=a, clean_epochs=recipe.epochs)
+        for a in (damage, recipe.augmentation)
+    ]
+    assert same(clean[0].network, clean[1].network)
 
 
 @pytest.mark.slow

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mnist_cnn.errors import MnistCnnError, told_plainly
-from mnist_cnn.paths import PICTURES, PICTURES_FIGURE, RECIPES, STUDY_FIGURE
+from mnist_cnn.paths import (
+    PICTURES,
+    PICTURES_FIGURE,
+    RAW_DATA,
+    RECIPES,
+    ROBUSTNESS,
+    ROBUSTNESS_FIGURE,
+    STUDY_FIGURE,
+)
 
 if TYPE_CHECKING:
     from mnist_cnn.listing import Form
@@ -205,14 +213,14 @@ def recipe(name: str) -> None:
 
 
 @commands.command()
-@click.argument("group", type=click.Choice(["published", "ablation"]))
+@click.argument("group", type=click.Choice(["published", "robust", "ablation"]))
 @click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="How many.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At once.")
 def study(group: str, seeds: int, jobs: int) -> None:
     """Run each recipe of a GROUP in recipes.yaml over several seeds, and sum them up.
 
-    Writes metrics/study.json (published) or metrics/ablation.json. What has run already, also
-    before an interruption, is kept.
+    Writes metrics/study.json (published), metrics/robust.json or metrics/ablation.json. What has
+    run already, also before an interruption, is kept.
     """
     from mnist_cnn.artifacts import write_json
     from mnist_cnn.figures import draw_study
@@ -228,13 +236,25 @@ def study(group: str, seeds: int, jobs: int) -> None:
 
 @commands.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-def evaluate(model: Path | None) -> None:
+@click.option("--suite", is_flag=True, help="Judge it by damaged images of MNIST's kind instead.")
+def evaluate(model: Path | None, suite: bool) -> None:
     """Judge an ONNX file as a reader of pictures.
 
     Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
     they are read without, and how many pictures of no digit are noticed; and examples of each,
     metrics/plots/pictures.png.
+
+    With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the 10,000
+    test images are read after 27 kinds of damage, each of five severities. Any model will do that
+    takes and gives what the pipeline's own does.
     """
+    if suite:
+        _judge_robustness(model)
+    else:
+        _judge_pictures(model)
+
+
+def _judge_pictures(model: Path | None) -> None:
     import numpy as np
 
     from mnist_cnn.artifacts import write_json
@@ -242,7 +262,6 @@ def evaluate(model: Path | None) -> None:
     from mnist_cnn.disguises import examples, judge_disguises, judge_no_digits
     from mnist_cnn.figures import draw_pictures
     from mnist_cnn.params import load_params
-    from mnist_cnn.paths import RAW_DATA
     from mnist_cnn.recognizer import Recognizer
     from mnist_cnn.rejection import to_judge_by
 
@@ -259,6 +278,20 @@ def evaluate(model: Path | None) -> None:
     write_json(PICTURES, judged)
     shown = digits.take(np.arange(0, len(digits), len(digits) // 12))
     draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
+
+
+def _judge_robustness(model: Path | None) -> None:
+    from mnist_cnn.artifacts import write_json
+    from mnist_cnn.digits import read_test_digits
+    from mnist_cnn.figures import draw_robustness
+    from mnist_cnn.recognizer import default_model, open_model
+    from mnist_cnn.robustness import examples, judge, noted_least_logits, reader
+
+    session = open_model(model or default_model())
+    digits = read_test_digits(RAW_DATA)
+    report = judge(reader(session), digits, noted_least_logits(session))
+    write_json(ROBUSTNESS, report)
+    draw_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
 
 
 def main() -> None:

@@ -192,3 +192,49 @@ def draw_study(study: Mapping[str, Any], path: Path) -> None:
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
+
+
+def draw_robustness(
+    report: Mapping[str, Any],
+    examples: Mapping[str, Mapping[str, Sequence["npt.NDArray[np.uint8]"]]],
+    path: Path,
+) -> None:
+    """Draw each corruption by severity with the accuracy there, and the risk by coverage.
+
+    `report` is what `mnist_cnn.robustness.judge` gives, `examples` one image for each of its cells.
+    """
+    rows = max(map(len, examples.values()))
+    figure = Figure(figsize=(11, 0.72 * rows + 3.2), layout="constrained")
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.72 * rows + 0.4, 2.8])
+    above, below = parts[:, 0]
+    blocks = above.subfigures(1, len(examples), squeeze=False)[0]
+    for block, (group, corruptions) in zip(blocks, examples.items(), strict=True):
+        error = report[group]["mean_error"]
+        block.suptitle(
+            f"{group.replace('_', ' ')}: mean error {100 * error:.1f} %", fontsize="medium"
+        )
+        columns = len(next(iter(corruptions.values())))
+        for axes in (grid := block.subplots(rows, columns)).flat:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        for line, (name, images) in zip(grid, corruptions.items(), strict=False):
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+            for axes, image, accuracy in zip(
+                line, images, report[group]["accuracy"][name], strict=True
+            ):
+                axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+                axes.set_title(f"{100 * accuracy:.1f}", fontsize="small", pad=2)
+    axes = below.subplots()
+    for group, colour in zip(examples, (GREY, BLUE), strict=False):
+        risks = report[group]["risk_by_coverage"]
+        axes.plot(
+            range(10, 101, 10),
+            [100 * risk for risk in risks.values()],
+            "o-",
+            color=colour,
+            label=group.replace("_", " "),
+        )
+    axes.set(xlabel="the surest … % of all readings", ylabel="errors among them (%)")
+    axes.legend(frameon=False)
+    _bare(axes)
+    _save(figure, path)

@@ -12,6 +12,10 @@ from mnist_cnn.params import Model
 SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 
 
+# Added to an image's own variance, so that the noise of a blank one is not blown up.
+LEAST_VARIANCE = 1e-3
+
+
 class DigitNetwork(nn.Module):
     """Convolutions and a linear layer, with all that the networks below share.
 
@@ -19,7 +23,9 @@ class DigitNetwork(nn.Module):
     pixel, and their logits are averaged. No parameter is added, and no training step is slower.
     """
 
-    def __init__(self, features: nn.Sequential, size: int, dropout: float, views: int) -> None:
+    def __init__(
+        self, features: nn.Sequential, size: int, dropout: float, views: int, normalisation: str
+    ) -> None:
         """Draw initial weights from torch's global generator.
 
         Args:
@@ -27,12 +33,15 @@ class DigitNetwork(nn.Module):
             size: how many features there are.
             dropout: probability with which each of the last channels is zeroed in training.
             views: how many of `SHIFTS` are averaged.
+            normalisation: ``fixed``, by the mean and deviation of MNIST's pixels, or ``image``, by
+                those of each image: then neither brightness nor contrast matters.
         """
         super().__init__()
         self.features = features
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Linear(size, len(LABELS))
         self.views = views
+        self.normalisation = normalisation
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float ``[n, 10]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
@@ -47,9 +56,16 @@ class DigitNetwork(nn.Module):
         return logits.reshape(self.views, -1, len(LABELS)).mean(dim=0)
 
     def _logits(self, images: Tensor) -> Tensor:
-        normalised = (images - PIXEL_MEAN) / PIXEL_STD
+        normalised = self._normalised(images)
         logits: Tensor = self.classifier(self.dropout(self.features(normalised)).flatten(1))
         return logits
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        if self.normalisation == "fixed":
+            return (images - PIXEL_MEAN) / PIXEL_STD
+        centred = images - images.mean((2, 3), keepdim=True)
+        variance = centred.square().mean((2, 3), keepdim=True)
+        return centred / (variance + LEAST_VARIANCE).sqrt()
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
@@ -80,9 +96,9 @@ class DigitCNN(DigitNetwork):
     convolution and of the batch norm.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1) -> None:
+    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
         features = nn.Sequential(_block(1, 8), _block(8, 16), _block(16, 32))
-        super().__init__(features, 32 * 3 * 3, dropout, views)
+        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation)
 
 
 class FastDigitCNN(DigitNetwork):
@@ -96,9 +112,9 @@ class FastDigitCNN(DigitNetwork):
       pools drop the last.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1) -> None:
+    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
         features = nn.Sequential(*_pooled(1, 8), *_pooled(8, 16), *_pooled(16, 32))
-        super().__init__(features, 32 * 3 * 3, dropout, views)
+        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation)
 
     def _logits(self, images: Tensor) -> Tensor:
         return super()._logits(images[:, :, 2:-2, 2:-2])
@@ -120,7 +136,7 @@ class DeepDigitCNN(DigitNetwork):
     shrinks, by a max-pool before them, which leaves them a quarter of the work.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1) -> None:
+    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
         features = nn.Sequential(
             *_pooled(1, 8),
             *_convolution(8, 16),
@@ -130,7 +146,7 @@ class DeepDigitCNN(DigitNetwork):
             nn.ReLU(inplace=True),
             *_pooled(16, 16),
         )
-        super().__init__(features, 16 * 3 * 3, dropout, views)
+        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation)
 
 
 ARCHITECTURES: dict[str, type[DigitCNN | FastDigitCNN | DeepDigitCNN]] = {
@@ -142,7 +158,7 @@ ARCHITECTURES: dict[str, type[DigitCNN | FastDigitCNN | DeepDigitCNN]] = {
 
 def build(model: Model) -> DigitNetwork:
     """The network that `model` describes, with initial weights from torch's global generator."""
-    return ARCHITECTURES[model.architecture](model.dropout, model.views)
+    return ARCHITECTURES[model.architecture](model.dropout, model.views, model.normalisation)
 
 
 def to_input(pixels: Tensor) -> Tensor:

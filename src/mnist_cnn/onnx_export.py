@@ -17,6 +17,11 @@ from mnist_cnn.digits import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD, Digits
 from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.model import DigitNetwork, predict_logits, to_input
 
+NORMALISATIONS = {
+    "fixed": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}",
+    "image": "by the mean and deviation of each image",
+}
+
 # One image, a batch that divides nothing, a usual one, and the whole test set at once.
 BATCH_SIZES = (1, 7, 256, 10_000)
 
@@ -54,7 +59,7 @@ def describe(network: DigitNetwork, weights_sha256: str) -> dict[str, str]:
     return {
         "labels": ",".join(LABELS),
         "pixels": "0 is background, 255 is ink",
-        "normalisation": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}, inside the graph",
+        "normalisation": f"{NORMALISATIONS[network.normalisation]}, inside the graph",
         "dataset": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
         "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
         "views": str(network.views),

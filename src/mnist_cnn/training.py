@@ -15,11 +15,15 @@ from tqdm import tqdm
 
 from mnist_cnn.augmentation import draw_distortions, warp
 from mnist_cnn.checkpoint import Checkpoint, TrainingState
+from mnist_cnn.corruptions import strike, to_pixels
 from mnist_cnn.data_parallel import ThreadedGradients
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.model import build, predict_logits, to_input
 from mnist_cnn.params import Model, Train
+
+# Many enough to be quick, few enough for the memory.
+DAMAGED_AT_ONCE = 2_500
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,10 @@ def train(
     ):
         for epoch, size in list(enumerate(sizes, start=1))[len(log) :]:
             distortions = _draw_distortions(len(images), recipe, epoch, device)
-            loss = _Loss(images, labels, distortions, hardness, recipe)
+            seen = images
+            if recipe.augmentation.corruption and epoch <= recipe.epochs - recipe.clean_epochs:
+                seen, distortions = _damaged(images, distortions, recipe, epoch), None
+            loss = _Loss(seen, labels, distortions, hardness, recipe)
             network.train()
             batches = _draw_order(hardness, size, generator).split(recipe.batch_size)
             losses = torch.empty(len(batches), device=device)
@@ -169,9 +176,22 @@ def _draw_distortions(
     images: int, recipe: Train, epoch: int, device: torch.device
 ) -> Tensor | None:
     """The matrices of one epoch, or None where the images stay as they are."""
-    if epoch > recipe.epochs - recipe.clean_epochs or recipe.augmentation.is_none:
+    if epoch > recipe.epochs - recipe.clean_epochs or recipe.augmentation.distorts_nothing:
         return None
     return draw_distortions(images, recipe.augmentation, (recipe.seed, epoch)).to(device)
+
+
+def _damaged(images: Tensor, distortions: Tensor | None, recipe: Train, epoch: int) -> Tensor:
+    """All `images`, uint8 ``[n, 28, 28]``, as one epoch distorts and then damages them."""
+    parts = []
+    for start in range(0, len(images), DAMAGED_AT_ONCE):
+        part = slice(start, start + DAMAGED_AT_ONCE)
+        batch = to_input(images[part])
+        if distortions is not None:
+            batch = warp(batch, distortions[part])
+        batch = strike(batch, recipe.augmentation.corruption, (recipe.seed, epoch, start))
+        parts.append(to_pixels(batch))
+    return torch.cat(parts)
 
 
 def _draw_order(hardness: Tensor, size: int, generator: torch.Generator) -> Tensor:

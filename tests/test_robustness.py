@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from mnist_cnn.corruptions import HELD_OUT, TRAINING
+from mnist_cnn.digits import Digits
+from mnist_cnn.recognizer import open_model
+from mnist_cnn.robustness import (
+    SEVERITIES,
+    examples,
+    headline,
+    judge,
+    noted_least_logits,
+    reader,
+    struck,
+)
+
+
+@pytest.fixture(scope="module")
+def few(test_digits: Digits) -> Digits:
+    return test_digits.take(np.arange(100))
+
+
+def judged(model: Path, digits: Digits) -> dict[str, Any]:
+    session = open_model(model)
+    return judge(reader(session), digits, noted_least_logits(session))
+
+
+@pytest.mark.slow
+def test_a_model_is_judged_by_corruption_and_severity(trained_model: Path, few: Digits) -> None:
+    report = judged(trained_model, few)
+    assert report["images"] == 100
+    assert report["clean_accuracy"] > 0.95
+    for group, corruptions in (("training", TRAINING), ("held_out", HELD_OUT)):
+        found = report[group]
+        assert found["accuracy"].keys() == corruptions.keys()
+        cells = [accuracy for row in found["accuracy"].values() for accuracy in row]
+        assert len(cells) == len(corruptions) * len(SEVERITIES)
+        assert found["mean_error"] == pytest.approx(1 - np.mean(cells), abs=1e-4)
+        assert found["risk_by_coverage"]["100%"] == found["mean_error"]
+        assert found["risk_by_coverage"]["10%"] < found["mean_error"]
+        assert 0 < found["calibration_error"] < 1
+        assert found["warned"][0] < found["warned"][-1]  # more damage, more warnings
+    assert headline(report)["held_out_corruption_error"] == report["held_out"]["mean_error"]
+    json.dumps(report)
+    assert judged(trained_model, few) == report
+
+
+@pytest.mark.slow
+def test_a_model_that_never_warns_is_judged_too(
+    trained_model: Path, few: Digits, tmp_path: Path
+) -> None:
+    model = onnx.load(trained_model)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    report = judged(tmp_path / "other.onnx", few.take(np.arange(10)))
+    assert "warned" not in report["held_out"]
+
+
+def test_damage_is_drawn_alike_each_time(few: Digits) -> None:
+    first, again = (struck(few.images, TRAINING["scratch"], 0.6) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.dtype == np.uint8
+    assert first.shape == few.images.shape
+
+
+def test_there_is_an_example_of_each_cell(few: Digits) -> None:
+    found = examples(few)
+    for group, corruptions in (("training", TRAINING), ("held_out", HELD_OUT)):
+        assert found[group].keys() == corruptions.keys()
+        assert all(len(images) == len(SEVERITIES) for images in found[group].values())
