@@ -28,6 +28,7 @@ FAINTEST = 0.08  # share of the range from black to white; below it, nothing is 
 NOISE = 5.0  # standard deviations of the paper's grain, which ink must exceed
 # Of a digit's longest side: the least width of its strokes. In MNIST, 5 % are thinner.
 THINNEST = 0.09
+SMALL = 20  # pixels of the longer side; below, strokes are hardly wider than a pixel
 MOST_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
 
 # The grid of points on which paper is told from ink, and the terms of a quadratic surface there.
@@ -342,7 +343,21 @@ def _thick_enough(digit: Plane) -> Plane:
     return cast("Plane", cv2.dilate(digit, brush))
 
 
+def _enlarged(grey: Grey) -> Grey:
+    """A small picture in the middle of a sheet of its paper, four times as large.
+
+    The paper is as bright as most of the edge. So small a picture is often cut close to its digit.
+    """
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    margin = max(grey.shape) // 2
+    sheet = np.pad(grey, margin, constant_values=round(float(np.median(edge))))
+    large = cv2.resize(sheet, None, fx=4, fy=4, interpolation=cv2.INTER_LANCZOS4)
+    return cast("Grey", large)
+
+
 def to_mnist(grey: Grey) -> Grey | None:
     """The digit in a picture as MNIST has it, uint8 ``[28, 28]``; None where there is no ink."""
+    if max(grey.shape) < SMALL:
+        grey = _enlarged(grey)
     digit = whole(find_ink(grey))
     return None if digit is None else normalise(digit)
