@@ -75,6 +75,10 @@ audit: $(READY) ## compare the locked packages with the known vulnerabilities (a
 study: $(READY) ## the published recipes over ten seeds, on the test images (1.5 hours; resumes)
 	mnist-cnn study published --seeds 10 --jobs $(JOBS)
 
+.PHONY: robust
+robust: $(READY) ## the robust recipe over five seeds, on damaged test images (half an hour; resumes)
+	mnist-cnn study robust --seeds 5 --jobs $(JOBS)
+
 .PHONY: ablation
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
 	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)

@@ -53,6 +53,8 @@ def test_the_constants_are_those_of_the_training_pixels(raw_data: Path) -> None:
         (b"\x00\x00\x08\x01\x00\x00\x00\x02\x07", "holds 1 values, but its header states 2"),
         (b"\x00\x00\x08\x01\x00\x00\x00\x02\x07\x07\x07", "holds 3 values"),
         (b"\x00\x00\x08\x03" + b"\xff" * 12 + b"\x07", "holds 1 values"),  # claims 2^96 bytes
+        (b"\x00\x00\x08\x03" + bytes(4) + b"\xff" * 8, "states axes that no array has"),
+        (b"\x00\x00\x08\xff" + bytes(4 * 255), "states axes that no array has"),
     ],
 )
 def test_a_damaged_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_parity_holds_in_every_batch_size(
     assert parity.accuracy == (logits.argmax(1) == few.labels).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [DigitCNN, DeepDigitCNN])
 def test_parity_holds_for_each_network_in_several_views(
     architecture: type[DigitCNN | DeepDigitCNN], few: Digits

@@ -90,7 +90,8 @@ def test_all_problems_are_told_at_once_each_on_its_line(
     assert problems(content, tmp_path) == [
         "data.sources.1: 'ftp'; should be torchvision, npm or folder:PATH",
         "data.split.seed: 1.5; should be a whole number, at least 0 and below 4294967296",
-        "model: None; should be a section with the keys architecture, dropout, views",
+        "model: None; should be a section with the keys architecture, dropout, normalisation, "
+        "views",
         "train.epochs: missing; should be a whole number, at least 1 and at most 10000",
         "train.learning_rate: 0; should be a number, above 0 and at most 10",
         "train.epoch: 24; unknown key, do you mean epochs?",

@@ -138,6 +138,29 @@ def test_the_documented_ablation_is_what_was_measured() -> None:
         ]
 
 
+def test_the_documented_robustness_is_what_was_measured() -> None:
+    study = json.loads((REPOSITORY / "metrics/robust.json").read_text())
+    table = rows("docs/robustness.md", "| recipe | accuracy, clean | errors, trained")
+    accuracy, *errors = (
+        study["robust"][name]
+        for name in (
+            *("accuracy", "corruption_error"),
+            *("held_out_corruption_error", "held_out_calibration_error"),
+        )
+    )
+    assert table["robust"] == [
+        f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %",
+        *(f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f} %" for found in errors[:2]),
+        f"{errors[2]['mean']:.3f} ± {errors[2]['std']:.3f}",
+    ]
+    report = json.loads((REPOSITORY / "metrics/robustness.json").read_text())
+    assert report["images"] == 10_000
+    assert (
+        f"{100 * report['held_out']['mean_error']:.1f} %"
+        in (REPOSITORY / "docs/robustness.md").read_text()
+    )
+
+
 def test_the_study_is_of_the_recipes_in_recipes_yaml() -> None:
     for group, judged in GROUPS.items():
         measured = json.loads((REPOSITORY / judged.report).read_text())

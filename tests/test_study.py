@@ -123,6 +123,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(project: Project) -> 
     assert "ablation-default-1" in project.run("dvc", "exp", "list", "--name-only").stdout
 
 
+@pytest.mark.slow
 def test_recipes_can_be_printed_for_dvc() -> None:
     project = Project(REPOSITORY)
     for group in GROUPS:

@@ -73,7 +73,10 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
             f"{path} holds {len(content) - start:,} values, but its header states "
             f"{' x '.join(map(str, shape))}; download it again"
         )
-    return content[start:].reshape(shape)
+    try:
+        return content[start:].reshape(shape)
+    except ValueError:  # no values, along axes that are too many or too long for an array
+        raise MnistCnnError(f"{path} states axes that no array has; download it again") from None
 
 
 def read_digits(images_path: Path, labels_path: Path) -> Digits:

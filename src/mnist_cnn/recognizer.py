@@ -72,9 +72,7 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
     if path.stat().st_size > LARGEST_MODEL:
-        raise MnistCnnError(
-            f"{path} is larger than {LARGEST_MODEL:,} bytes, so it is no digit reader"
-        )
+        raise MnistCnnError(f"{path} is too large for a digit reader, over {LARGEST_MODEL:,} bytes")
     content = path.read_bytes()
     if is_broken(content):
         raise MnistCnnError(
