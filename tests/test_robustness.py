@@ -5,10 +5,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+from PIL import Image
 
+from mnist_cnn.cli import commands
 from mnist_cnn.corruptions import HELD_OUT, TRAINING
 from mnist_cnn.digits import Digits
-from mnist_cnn.recognizer import open_model
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.recognizer import open_model, open_reader
 from mnist_cnn.robustness import (
     SEVERITIES,
     examples,
@@ -73,3 +78,33 @@ def test_there_is_an_example_of_each_cell(few: Digits) -> None:
     for group, corruptions in (("training", TRAINING), ("held_out", HELD_OUT)):
         assert found[group].keys() == corruptions.keys()
         assert all(len(images) == len(SEVERITIES) for images in found[group].values())
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_report_and_draws_it(
+    trained_model: Path, raw_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/raw").symlink_to(raw_data)
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "--suite", "--images", "50", str(trained_model)]
+    assert CliRunner().invoke(commands, command).exit_code == 0
+    report = json.loads(Path("metrics/robustness.json").read_text())
+    assert report["images"] == 50
+    with Image.open("metrics/plots/robustness.png") as picture:
+        assert min(picture.size) > 1_000
+
+
+def test_a_model_that_takes_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["logits"])],
+        "other",
+        [value("image", TensorProto.FLOAT, [1, 28, 28])],
+        [value("logits", TensorProto.FLOAT, [1, 28, 28])],
+    )
+    path = tmp_path / "other.onnx"
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    with pytest.raises(MnistCnnError, match="nor one that takes uint8 images as 'image'"):
+        open_reader(path)

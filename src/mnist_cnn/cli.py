@@ -237,19 +237,26 @@ def study(group: str, seeds: int, jobs: int) -> None:
 @commands.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--suite", is_flag=True, help="Judge it by damaged images of MNIST's kind instead.")
-def evaluate(model: Path | None, suite: bool) -> None:
+@click.option(
+    "--images",
+    type=click.IntRange(1, 10_000),
+    default=10_000,
+    show_default=True,
+    help="For --suite: how many of the test images.",
+)
+def evaluate(model: Path | None, suite: bool, images: int) -> None:
     """Judge an ONNX file as a reader of pictures.
 
     Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
     they are read without, and how many pictures of no digit are noticed; and examples of each,
     metrics/plots/pictures.png.
 
-    With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the 10,000
-    test images are read after 27 kinds of damage, each of five severities. Any model will do that
-    takes and gives what the pipeline's own does.
+    With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the test
+    images are read after 27 kinds of damage, each of five severities. Any model will do that takes
+    and gives what the pipeline's own does.
     """
     if suite:
-        _judge_robustness(model)
+        _judge_robustness(model, images)
     else:
         _judge_pictures(model)
 
@@ -280,15 +287,17 @@ def _judge_pictures(model: Path | None) -> None:
     draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 
 
-def _judge_robustness(model: Path | None) -> None:
+def _judge_robustness(model: Path | None, images: int) -> None:
+    import numpy as np
+
     from mnist_cnn.artifacts import write_json
     from mnist_cnn.digits import read_test_digits
     from mnist_cnn.figures import draw_robustness
-    from mnist_cnn.recognizer import default_model, open_model
+    from mnist_cnn.recognizer import default_model, open_reader
     from mnist_cnn.robustness import examples, judge, noted_least_logits, reader
 
-    session = open_model(model or default_model())
-    digits = read_test_digits(RAW_DATA)
+    session = open_reader(model or default_model())
+    digits = read_test_digits(RAW_DATA).take(np.arange(images))
     report = judge(reader(session), digits, noted_least_logits(session))
     write_json(ROBUSTNESS, report)
     draw_robustness(report, examples(digits), ROBUSTNESS_FIGURE)

@@ -88,6 +88,23 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
         raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
 
 
+def open_reader(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file that takes and gives what `mnist_cnn.contract` says.
+
+    Raises:
+        MnistCnnError: what `open_model` raises, or it takes or gives something else.
+    """
+    session = open_model(path)
+    inputs = [(value.name, value.type) for value in session.get_inputs()]
+    outputs = {value.name for value in session.get_outputs()}
+    if inputs != [(INPUT, "tensor(uint8)")] or not outputs >= set(OUTPUTS):
+        raise MnistCnnError(
+            f"{path} is not a model of mnist-cnn's pipeline, nor one that takes uint8 images as "
+            f"{INPUT!r} and gives {' and '.join(OUTPUTS)}"
+        )
+    return session
+
+
 class Recognizer:
     """Reads digits in pictures.
 
@@ -102,12 +119,8 @@ class Recognizer:
             MnistCnnError: it cannot be used.
         """
         path = default_model() if model is None else Path(model)
-        self._session = open_model(path)
+        self._session = open_reader(path)
         properties = self._session.get_modelmeta().custom_metadata_map
-        inputs = [value.name for value in self._session.get_inputs()]
-        outputs = {value.name for value in self._session.get_outputs()}
-        if inputs != [INPUT] or not outputs >= set(OUTPUTS):
-            raise MnistCnnError(f"{path} is not a model of mnist-cnn's pipeline")
         if not properties.keys() >= {LABELS, LEAST_LOGITS, DIGEST}:
             raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
         self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
