@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from itertools import chain
@@ -7,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 from test_preprocessing import page
 
@@ -66,6 +67,41 @@ def test_small_digits_of_another_source_are_read(recognizer: Recognizer) -> None
     readings = recognizer.predict_many(pictures)
     labels = [int(reading.label or -1) for reading in readings]
     assert np.mean(labels == digits.target) > 0.94
+
+
+def fonts() -> list[str]:
+    """The upright fonts of this machine that have digits; none for keys, music or mathematics."""
+    found = []
+    for path in sorted(Path("/usr/share/fonts").rglob("*.[to]tf")):
+        try:
+            family, style = ImageFont.truetype(str(path), 20).getname()
+        except OSError:  # no font that Pillow knows
+            continue
+        no_text = re.search("Symbol|Emoji|Math|Keyboard|Initials|Music", f"{family} {path.stem}")
+        if style in ("Regular", "Book", "Bold") and not no_text:
+            found.append(str(path))
+    return found
+
+
+def printed(digit: str, font: str, size: int, angle: float) -> Image.Image:
+    paper = Image.new("L", (2 * size, 2 * size), 255)
+    typeface = ImageFont.truetype(font, size)
+    ImageDraw.Draw(paper).text((size, size), digit, font=typeface, fill=0, anchor="mm")
+    return paper.rotate(angle, Image.Resampling.BICUBIC, fillcolor=255)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(fonts()) < 30, reason="fewer than 30 fonts are installed")
+def test_printed_digits_are_read_at_several_sizes_and_turned(recognizer: Recognizer) -> None:
+    drawn = [
+        (digit, printed(digit, font, size, angle))
+        for font in fonts()
+        for digit in LABELS
+        for size, angle in ((20, 0), (60, -15), (40, 15))
+    ]
+    readings = recognizer.predict_many(picture for _, picture in drawn)
+    right = [reading.label == digit for reading, (digit, _) in zip(readings, drawn, strict=True)]
+    assert np.mean(right) > 0.95
 
 
 def test_a_batch_reads_as_each_picture_alone(recognizer: Recognizer, judged_digits: Digits) -> None:
