@@ -97,7 +97,7 @@ def grain(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
 
 
 def specks(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
-    """Single pixels, or small squares, turned white or black."""
+    """Single pixels, turned white or black."""
     spots = draw.uniform(0, 1, *PIXELS) < 0.4 * severity
     return torch.where(spots, draw.uniform(0, 1, *PIXELS).round(), images)
 
@@ -142,18 +142,14 @@ def mist(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
 def illuminate(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     """Light that falls off in some direction."""
     angle = draw.uniform(0, 2 * math.pi)
-    across = torch.cos(angle) * (draw.columns / 27 - 0.5) + torch.sin(angle) * (
-        draw.rows / 27 - 0.5
-    )
+    across = draw.across(angle)
     return images * (1 - 0.5 * severity * (across + 0.5)) + severity * (across + 0.5)
 
 
 def invert(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     """Ink and paper change places, in all of the image or beyond a straight edge."""
     angle, place = draw.uniform(0, 2 * math.pi), draw.uniform(-0.6, 0.3)
-    across = torch.cos(angle) * (draw.columns / 27 - 0.5) + torch.sin(angle) * (
-        draw.rows / 27 - 0.5
-    )
+    across = draw.across(angle)
     width = 0.1 + 1.2 * severity * draw.uniform(0, 1)
     part = (across > place) & ((across < place + width) | draw.chance())
     strength = 0.4 + 0.6 * draw.uniform(0, 1)
@@ -301,9 +297,7 @@ def recede(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
 def shade(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     """A hard shadow or a bright window falls on a part of the paper."""
     angle, place = draw.uniform(0, 2 * math.pi), draw.uniform(-0.3, 0.3)
-    across = torch.cos(angle) * (draw.columns / 27 - 0.5) + torch.sin(angle) * (
-        draw.rows / 27 - 0.5
-    )
+    across = draw.across(angle)
     return torch.where(across > place, images * (1 - 0.6 * severity) + 0.55 * severity, images)
 
 
@@ -331,10 +325,8 @@ def confetti(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     for number in range(12):
         x, y = draw.uniform(0, 28), draw.uniform(0, 28)
         radius, level = draw.uniform(0.5, 1.8), draw.uniform(0, 1)
-        near = ((draw.columns - x) ** 2 + (draw.rows - y) ** 2 < radius**2) & (
-            12 * severity > number
-        )
-        struck = torch.where(near, level, struck)
+        near = (draw.columns - x) ** 2 + (draw.rows - y) ** 2 < radius**2
+        struck = torch.where(near & (12 * severity > number), level, struck)
     return struck
 
 
@@ -377,7 +369,7 @@ def strike(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
     are drawn uniformly.
     """
     rng = np.random.default_rng(key)
-    for time, odds in enumerate((share, 0.3 * share)):
+    for turn, odds in enumerate((share, 0.3 * share)):
         struck = rng.random(len(images)) < odds
         kinds = np.where(struck, rng.integers(len(TRAINING), size=len(images)), -1)
         severity = torch.from_numpy(rng.random(len(images), np.float32)).to(images.device)
@@ -386,6 +378,6 @@ def strike(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
             chosen = torch.from_numpy(np.flatnonzero(kinds == kind)).to(images.device)
             if len(chosen):
                 images[chosen] = corrupt(
-                    images[chosen], corruption, severity[chosen], (*key, time, kind)
+                    images[chosen], corruption, severity[chosen], (*key, turn, kind)
                 )
     return images
