@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if survived or not_survived:
         tried = survived + not_survived
         terminalreporter.write_line(f"faults: {tried:,} tried, {survived:,} survived")
+
+
+def hear_ctrl_c() -> None:
+    """Ctrl-C is ignored by what a shell has put into the background, and by its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def flipped(content: bytes, place: int) -> bytes:
@@ -220,6 +226,7 @@ def copy_project(folder: Path, raw_data: Path) -> Project:
             "train.clean_epochs": 0,
             "train.batch_size": 50,
             "train.averaging": 0.9,
+            "export.calibration_images": 200,
             "export.int8_loss": 0.05,
             "evaluate.min_accuracy": 0.5,
         }

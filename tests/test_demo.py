@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import hear_ctrl_c
 from PIL import Image
 
 from mnist_cnn import demo
@@ -300,6 +301,7 @@ def test_serving_says_where_ends_with_ctrl_c_and_needs_no_torch(browser: str) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         said = process.stdout.readline()

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import Project, flipped
+from conftest import Project, flipped, hear_ctrl_c
 from ruamel.yaml import YAML
 
 from mnist_cnn.checkpoint import Checkpoint
@@ -78,8 +78,7 @@ def start(project: Project, *command: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # Where a shell has put the tests into the background, Ctrl-C would be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_ctrl_c,
     )
 
 
