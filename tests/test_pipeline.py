@@ -316,10 +316,10 @@ def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> N
 
 @pytest.mark.slow
 def test_a_record_recipe_goes_through_the_whole_pipeline(reproduced: Project) -> None:
-    """As README.md runs it, but for one epoch: another network, and nothing held out."""
+    """As README.md runs it, but for one epoch and two views; nothing is held out."""
     command = "dvc exp run $(mnist-cnn recipe record)"
     assert command in (REPOSITORY / "README.md").read_text()
-    short = "-S train.epochs=1 -S evaluate.min_accuracy=0"
+    short = "-S train.epochs=1 -S model.views=2 -S evaluate.min_accuracy=0"
     reproduced.run("bash", "-c", f"{command} {short} --name deep")
     metrics = reproduced.folder / "metrics"
     assert json.loads((metrics / "validation.json").read_text()) == {
