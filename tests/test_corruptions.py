@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +64,15 @@ def test_about_the_share_that_is_asked_for_is_struck(share: float, images: Tenso
     assert torch.equal(strike(many, share, (1, 2)), strike(many, share, (1, 2)))
 
 
-def test_every_kind_of_damage_is_trained_on(images: Tensor) -> None:
-    kinds = np.random.default_rng((0,)).integers(len(TRAINING), size=1000)
-    assert set(kinds.tolist()) == set(range(len(TRAINING)))
+def test_every_kind_of_damage_is_trained_on_and_no_other(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[object] = []
+
+    def noting(images: Tensor, corruption: object, *_: object) -> Tensor:
+        used.append(corruption)
+        return images
+
+    monkeypatch.setattr("mnist_cnn.corruptions.corrupt", noting)
+    strike(images.repeat(10, 1, 1, 1), 1.0, (0,))
+    assert set(used) == set(TRAINING.values())

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ from mnist_cnn.cli import commands
 from mnist_cnn.corruptions import HELD_OUT, TRAINING
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.recognizer import open_model, open_reader
+from mnist_cnn.recognizer import noted_least_logits, open_model, open_reader, read_logits
 from mnist_cnn.robustness import (
     SEVERITIES,
     examples,
     headline,
     judge,
-    noted_least_logits,
-    reader,
     struck,
 )
 
@@ -32,7 +31,7 @@ def few(test_digits: Digits) -> Digits:
 
 def judged(model: Path, digits: Digits) -> dict[str, Any]:
     session = open_model(model)
-    return judge(reader(session), digits, noted_least_logits(session))
+    return judge(partial(read_logits, session), digits, noted_least_logits(session))
 
 
 @pytest.mark.slow

@@ -288,17 +288,24 @@ def _judge_pictures(model: Path | None) -> None:
 
 
 def _judge_robustness(model: Path | None, images: int) -> None:
+    from functools import partial
+
     import numpy as np
 
     from mnist_cnn.artifacts import write_json
     from mnist_cnn.digits import read_test_digits
     from mnist_cnn.figures import draw_robustness
-    from mnist_cnn.recognizer import default_model, open_reader
-    from mnist_cnn.robustness import examples, judge, noted_least_logits, reader
+    from mnist_cnn.recognizer import (
+        default_model,
+        noted_least_logits,
+        open_reader,
+        read_logits,
+    )
+    from mnist_cnn.robustness import examples, judge
 
     session = open_reader(model or default_model())
     digits = read_test_digits(RAW_DATA).take(np.arange(images))
-    report = judge(reader(session), digits, noted_least_logits(session))
+    report = judge(partial(read_logits, session), digits, noted_least_logits(session))
     write_json(ROBUSTNESS, report)
     draw_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
 

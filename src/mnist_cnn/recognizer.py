@@ -105,6 +105,23 @@ def open_reader(path: Path) -> onnxruntime.InferenceSession:
     return session
 
 
+def noted_least_logits(session: onnxruntime.InferenceSession) -> list[float]:
+    """The bound of each label, below which an image may be no digit; none where none is noted."""
+    noted = session.get_modelmeta().custom_metadata_map.get(LEAST_LOGITS)
+    return [float(bound) for bound in noted.split(",")] if noted else []
+
+
+def read_logits(
+    session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Logits, ``[n, 10]``, of uint8 ``[n, 28, 28]``, by a model that `open_reader` opened."""
+    batches = [
+        session.run(OUTPUTS[:1], {INPUT: images[start : start + BATCH]})[0]
+        for start in range(0, len(images), BATCH)
+    ]
+    return np.concatenate(batches)
+
+
 class Recognizer:
     """Reads digits in pictures.
 
@@ -124,7 +141,7 @@ class Recognizer:
         if not properties.keys() >= {LABELS, LEAST_LOGITS, DIGEST}:
             raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
         self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
-        self._least_logits = [float(bound) for bound in properties[LEAST_LOGITS].split(",")]
+        self._least_logits = noted_least_logits(self._session)
 
     def predict(self, picture: Picture) -> Reading:
         """Read a picture that holds one digit.

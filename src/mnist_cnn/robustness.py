@@ -2,26 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from mnist_cnn.contract import INPUT, LEAST_LOGITS, OUTPUTS
 from mnist_cnn.corruptions import HELD_OUT, TRAINING, Corruption, corrupt, to_pixels
 from mnist_cnn.digits import Digits
 from mnist_cnn.evaluation import calibration_bins, expected_calibration_error, log_softmax
 from mnist_cnn.model import to_input
 
-if TYPE_CHECKING:
-    import onnxruntime
-
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 GROUPS: Mapping[str, Mapping[str, Corruption]] = {"training": TRAINING, "held_out": HELD_OUT}
 BINS = 15
-BATCH = 32  # images; larger ones fall out of the processor's cache
 
 Pixels = npt.NDArray[np.uint8]
 Read = Callable[[Pixels], npt.NDArray[np.float32]]
@@ -91,25 +86,6 @@ def headline(report: Mapping[str, Any]) -> dict[str, float]:
         "held_out_corruption_error": report["held_out"]["mean_error"],
         "held_out_calibration_error": report["held_out"]["calibration_error"],
     }
-
-
-def reader(session: "onnxruntime.InferenceSession") -> Read:
-    """`session`, of a model that keeps to the contract of `mnist_cnn.contract`, for `judge`."""
-
-    def read(images: Pixels) -> npt.NDArray[np.float32]:
-        batches = [
-            session.run(OUTPUTS[:1], {INPUT: images[start : start + BATCH]})[0]
-            for start in range(0, len(images), BATCH)
-        ]
-        return np.concatenate(batches)
-
-    return read
-
-
-def noted_least_logits(session: "onnxruntime.InferenceSession") -> list[float]:
-    """The bounds in the metadata of a model; none where it has none."""
-    noted = session.get_modelmeta().custom_metadata_map.get(LEAST_LOGITS)
-    return [float(bound) for bound in noted.split(",")] if noted else []
 
 
 @dataclass(frozen=True)
