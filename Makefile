@@ -97,7 +97,7 @@ wheel: repro ## build dist/mnist_cnn-….whl: the reader with its model, without
 
 .PHONY: lock
 lock: $(READY) ## bring requirements.lock in line with pyproject.toml
-	uv pip compile pyproject.toml --extra train --group dev --quiet \
+	uv pip compile pyproject.toml --all-extras --group dev --quiet \
 	    --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --output-file requirements.lock
