@@ -1,23 +1,40 @@
 """Train the network on one part of the training images, watched on another."""
 
 from dataclasses import astuple, fields
+from pathlib import Path
 
 from mnist_cnn.artifacts import write_csv, write_json
 from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.digits import Digits, read_training_digits, stratified_split
-from mnist_cnn.params import load_params
+from mnist_cnn.errors import told_plainly
+from mnist_cnn.params import Params, load_params
 from mnist_cnn.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
-from mnist_cnn.stage import running
+from mnist_cnn.processes import Processes, is_member, joined, launch
+from mnist_cnn.stage import alone, running
 from mnist_cnn.training import EpochLog, train
 from mnist_cnn.weights import save_weights
 
 
 def main() -> None:
+    """Train in this process, or in several that torchrun starts."""
+    params = load_params()
+    if params.train.launcher == "torchrun" and not is_member():
+        launch(Path(__file__), params.train.processes)
+        return
+    with joined(params.train.device) as processes:
+        if not processes.leads:
+            learn(params, processes)
+            return
+        with alone("train"):
+            learn(params, processes)
+
+
+def learn(params: Params, processes: Processes) -> None:
     """Write the weights, the history of the epochs, and what recipes are compared by.
 
-    A run that was interrupted goes on after its last whole epoch.
+    A run that was interrupted goes on after its last whole epoch. Of several processes, the
+    leader writes.
     """
-    params = load_params()
     split = params.data.split
     training, validation = stratified_split(
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
@@ -27,7 +44,9 @@ def main() -> None:
         training, watched = training + validation, None
     settings = (params.model.model_dump_json(), params.train.model_dump_json())
     checkpoint = Checkpoint.of(settings, [training, validation])
-    trained = train(training, watched, params.model, params.train, checkpoint)
+    trained = train(training, watched, params.model, params.train, checkpoint, processes)
+    if not processes.leads:
+        return
     save_weights(trained.network, WEIGHTS)
     write_csv(TRAINING_LOG, [field.name for field in fields(EpochLog)], map(astuple, trained.log))
     last = trained.log[-1]
@@ -47,5 +66,6 @@ def rounded(figure: float | None) -> float | None:
 
 
 if __name__ == "__main__":
-    with running("train"):
+    # Those that torchrun started leave it to the process that started torchrun to put things back.
+    with told_plainly("train") if is_member() else running("train", takes_turns=False):
         main()

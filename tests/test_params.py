@@ -123,6 +123,20 @@ def test_all_problems_are_told_at_once_each_on_its_line(
             "train.batch_size: 128; should be at most data.split.train_images, which is 100",
         ),
         (
+            {"train.processes": 2},
+            "train.processes: 2; should be 1 unless train.launcher is torchrun",
+        ),
+        (
+            {"train.launcher": "torchrun", "train.processes": 2, "train.threads": 2},
+            "train.threads: 2; should be 1 with train.launcher torchrun, whose result does not "
+            "depend on how many processes there are",
+        ),
+        (
+            {"train.launcher": "torchrun", "model.dropout": 0.1},
+            "model.dropout: 0.1; should be 0 with train.launcher torchrun, whose result does not "
+            "depend on how many processes there are",
+        ),
+        (
             {"data.split.train_images": 1000},
             "export.calibration_images: 2000; should be at most data.split.train_images, "
             "which is 1000",

@@ -74,6 +74,8 @@ class Train(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int = Field(ge=1, le=1024)
+    launcher: Literal["none", "torchrun"]
+    processes: int = Field(ge=1, le=1024)
     precision: Literal["fp32", "bf16"]
     seed: Seed
     epochs: int = Field(ge=1, le=10_000)
@@ -175,10 +177,14 @@ def _problem(details: ErrorDetails) -> str:
 def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
     """What cannot work together, among the numbers that are not `refused` by themselves."""
 
-    def number(key: str) -> float | None:
+    def setting(key: str) -> object:
         value: object = None if key in refused else content
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def number(key: str) -> float | None:
+        value = setting(key)
         return value if isinstance(value, int | float) else None
 
     conflicts = []
@@ -196,6 +202,18 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
             f"train.threads: {threads}; should be 1 with model.dropout, whose draws on several "
             "threads cannot be repeated"
         )
+    launcher, processes = setting("train.launcher"), number("train.processes")
+    if launcher == "none" and processes and processes > 1:
+        conflicts.append(
+            f"train.processes: {processes}; should be 1 unless train.launcher is torchrun"
+        )
+    if launcher == "torchrun":
+        for key, value, most in (("train.threads", threads, 1), ("model.dropout", dropout, 0)):
+            if value is not None and value > most:
+                conflicts.append(
+                    f"{key}: {value}; should be {most} with train.launcher torchrun, whose result "
+                    "does not depend on how many processes there are"
+                )
     training, validation = (number(f"data.split.{part}_images") for part in ("train", "validation"))
     if training is not None and validation is not None and training + validation > TRAINING_IMAGES:
         conflicts.append(

@@ -5,18 +5,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from mnist_cnn.errors import CheckFailedError, MnistCnnError, told_plainly
 from mnist_cnn.paths import CHECKPOINTS
 
 
 @contextmanager
-def running(stage: str) -> Iterator[None]:
+def running(stage: str, takes_turns: bool = True) -> Iterator[None]:
     """Run the block as `stage`.
 
     Failures that a user can mend end the process as `told_plainly` says. Two runs of a stage in
-    one folder take turns: where `dvc` alone was killed, its stage is still at work.
+    one folder take turns: where `dvc` alone was killed, its stage is still at work. One that does
+    not take turns as a whole has to ask for `alone` itself.
 
     DVC deletes the outputs of a stage before it starts it. If the stage then ends early, because
     its settings are refused or the disk is full, say, they are put back from DVC's cache, so that
@@ -25,7 +26,7 @@ def running(stage: str) -> Iterator[None]:
     """
     with told_plainly(stage):
         try:
-            with alone(stage):
+            with alone(stage) if takes_turns else nullcontext():
                 yield
         except CheckFailedError:
             raise

@@ -21,6 +21,7 @@ from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.model import build, predict_logits, to_input
 from mnist_cnn.params import Model, Train
+from mnist_cnn.processes import ALONE, Processes, ProcessGradients, gather, synchronise
 
 # Many enough to be quick, few enough for the memory.
 DAMAGED_AT_ONCE = 2_500
@@ -45,8 +46,10 @@ class Trained:
     log: list[EpochLog]
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, processes: Processes = ALONE) -> torch.device:
     """The device that `train.device` asks for; ``auto`` is cuda, else mps, else cpu.
+
+    Of several processes on a host, each takes a GPU of its own.
 
     Raises:
         MnistCnnError: this machine does not have it.
@@ -63,7 +66,15 @@ def select_device(name: str) -> torch.device:
             f"train.device is {name}, but this machine has none that torch can use; "
             "set it to auto or cpu in params.yaml"
         )
-    return torch.device(name)
+    if processes.count == 1 or name == "cpu":
+        return torch.device(name)
+    gpus = torch.cuda.device_count() if name == "cuda" else 1
+    if processes.local_rank >= gpus:
+        raise MnistCnnError(
+            f"train.processes is {processes.local_rank + 1} or more, but this machine has {gpus} "
+            f"{name} device{'s' * (gpus > 1)}; lower it, or set train.device to cpu, in params.yaml"
+        )
+    return torch.device(name, processes.local_rank)
 
 
 def train(
@@ -72,6 +83,7 @@ def train(
     model: Model,
     recipe: Train,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train a network on `training`, and watch it on `validation`, which changes nothing.
 
@@ -85,13 +97,17 @@ def train(
         recipe: how to train it.
         checkpoint: where the state is kept after each epoch, and where training goes on from.
             That changes nothing in the result, to the bit.
+        processes: those that share the batches, of which each calls this with the same arguments
+            and returns the same network. What all of them compute is what one would, but for the
+            order in which sums are rounded.
 
     Raises:
         MnistCnnError: the loss became infinite or NaN, or the device is absent.
     """
-    device = select_device(recipe.device)
+    device = select_device(recipe.device, processes)
     _make_deterministic(recipe)
     network = build(model).to(device).to(memory_format=torch.channels_last)
+    synchronise(network, processes)
     averaged = _averaged(network, recipe)
     images, labels = _on(device, training)
     hardness = torch.zeros(len(images), device=device)
@@ -104,21 +120,27 @@ def train(
 
     log: list[EpochLog] = []
     state = TrainingState(network, averaged, optimizer, schedule, generator, hardness)
-    if checkpoint and (saved := checkpoint.load()):
+    saved = checkpoint.load() if checkpoint and processes.leads else None
+    if saved := processes.told_by_leader(saved):
         log = _log_of(saved.pop("log"))
         state.restore(saved)
-        tqdm.write(f"going on after epoch {log[-1].epoch}")
+        _tell(f"going on after epoch {log[-1].epoch}", processes)
     with (
-        ThreadedGradients(network, threads) as gradients,
+        _gradients(network, threads, processes) as gradients,
         tqdm(
-            total=steps, initial=schedule.last_epoch, unit="batch", leave=False, disable=None
+            total=steps,
+            initial=schedule.last_epoch,
+            unit="batch",
+            leave=False,
+            disable=None if processes.leads else True,
         ) as progress,
     ):
         for epoch, size in list(enumerate(sizes, start=1))[len(log) :]:
             distortions = _draw_distortions(len(images), recipe, epoch, device)
             seen = images
             if recipe.augmentation.corruption and epoch <= recipe.epochs - recipe.clean_epochs:
-                seen, distortions = _damaged(images, distortions, recipe, epoch), None
+                seen = _damaged(images, distortions, recipe, epoch, processes)
+                distortions = None
             loss = _Loss(seen, labels, distortions, hardness, recipe)
             network.train()
             batches = _draw_order(hardness, size, generator).split(recipe.batch_size)
@@ -130,15 +152,24 @@ def train(
                 if averaged:
                     averaged.update_parameters(network)
                 progress.update()
+            gather(hardness, batches, processes)
             watched = _watch(averaged or network, validation, device)
             entry = EpochLog(epoch, losses.mean().item(), *watched)
             _check_finite(losses, entry)
             log.append(entry)
-            tqdm.write(_told(entry, recipe.epochs))
-            if checkpoint:
+            _tell(_told(entry, recipe.epochs), processes)
+            if checkpoint and processes.leads:
                 checkpoint.save({**state.tensors(), "log": _tensor_of(log)})
     final: nn.Module = averaged.module if averaged else network
     return Trained(final.cpu().eval(), log)
+
+
+def _gradients(
+    network: nn.Module, threads: int, processes: Processes
+) -> ThreadedGradients | ProcessGradients:
+    if processes.count > 1:
+        return ProcessGradients(network, processes)
+    return ThreadedGradients(network, threads)
 
 
 def epoch_sizes(images: int, recipe: Train) -> list[int]:
@@ -181,17 +212,20 @@ def _draw_distortions(
     return draw_distortions(images, recipe.augmentation, (recipe.seed, epoch)).to(device)
 
 
-def _damaged(images: Tensor, distortions: Tensor | None, recipe: Train, epoch: int) -> Tensor:
+def _damaged(
+    images: Tensor, distortions: Tensor | None, recipe: Train, epoch: int, processes: Processes
+) -> Tensor:
     """All `images`, uint8 ``[n, 28, 28]``, as one epoch distorts and then damages them."""
-    parts = []
-    for start in range(0, len(images), DAMAGED_AT_ONCE):
+    damaged = torch.zeros_like(images)
+    starts = range(0, len(images), DAMAGED_AT_ONCE)
+    for start in starts[processes.rank :: processes.count]:
         part = slice(start, start + DAMAGED_AT_ONCE)
         batch = to_input(images[part])
         if distortions is not None:
             batch = warp(batch, distortions[part])
         batch = strike(batch, recipe.augmentation.corruption, (recipe.seed, epoch, start))
-        parts.append(to_pixels(batch))
-    return torch.cat(parts)
+        damaged[part] = to_pixels(batch)
+    return processes.add_up(damaged)  # what the others have not damaged is 0
 
 
 def _draw_order(hardness: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -231,6 +265,11 @@ def _log_of(tensor: Tensor) -> list[EpochLog]:
         EpochLog(int(epoch), loss, *(None if math.isnan(value) else value for value in watched))
         for epoch, loss, *watched in tensor.tolist()
     ]
+
+
+def _tell(line: str, processes: Processes) -> None:
+    if processes.leads:
+        tqdm.write(line)
 
 
 def _told(entry: EpochLog, epochs: int) -> str:

@@ -1,0 +1,274 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, Project
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+from torch.optim import SGD
+
+from mnist_cnn import training
+from mnist_cnn.data_parallel import Loss, ThreadedGradients
+from mnist_cnn.digits import read_training_digits, stratified_split
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.model import DeepDigitCNN, DigitCNN, build
+from mnist_cnn.params import Model, load_params
+from mnist_cnn.processes import ALONE, Processes, SynchronisedBatchNorm, launch, synchronise
+
+# What each process of a test does, in double precision; the leader writes what it found.
+SCRIPT = """
+import sys
+
+import torch
+from safetensors.torch import save_file
+from test_processes import learn_recipe, learn_steps, network
+
+from mnist_cnn.processes import ProcessGradients, joined, synchronise
+
+with joined("cpu") as processes:
+    one = network()
+    synchronise(one, processes)
+    with ProcessGradients(one, processes) as gradients:
+        losses = learn_steps(one, gradients.backward)
+    found = {"losses": losses, **one.state_dict()}
+    found |= {f"recipe.{name}": value for name, value in learn_recipe(processes).items()}
+    if processes.leads:
+        save_file({name: value.contiguous() for name, value in found.items()}, sys.argv[1])
+"""
+
+STEPS = 50
+IMAGES = torch.rand(330, 1, 28, 28, generator=torch.Generator().manual_seed(0)).double()
+LABELS = torch.arange(330) % 10
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return DeepDigitCNN().to(torch.double, memory_format=torch.channels_last)
+
+
+def loss(network: nn.Module, chosen: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(network(IMAGES[chosen]), LABELS[chosen])
+
+
+def learn_steps(
+    one: nn.Module, backward: Callable[[Loss, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The losses of steps on batches of 33, 32, 3 and 2 images in turn."""
+    optimizer = SGD(one.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for step in range(STEPS):
+        chosen = torch.arange(step, step + (33, 32, 3, 2)[step % 4])
+        losses.append(backward(loss, chosen).clone())
+        optimizer.step()
+    return torch.stack(losses)
+
+
+def build_double(described: Model) -> nn.Module:
+    """What `build` gives, in double precision inside."""
+    one = build(described).double()
+    one.register_forward_pre_hook(lambda _, images: (images[0].double(),))
+    return one
+
+
+def learn_recipe(processes: Processes) -> dict[str, torch.Tensor]:
+    """Weights, and the accuracy by epoch, that `train` gives of damaged and of hard images."""
+    params = load_params(REPOSITORY / "params.yaml")
+    data = read_training_digits(Path(os.environ["DIGITS"]))
+    learnt, watched = stratified_split(data, 2_000, 500, seed=0)
+    recipe = params.train.model_copy(
+        update={
+            "epochs": 3,
+            "hardest": 0.5,
+            "batch_size": 50,
+            "averaging": 0.0,
+            "augmentation": params.train.augmentation.model_copy(update={"corruption": 0.5}),
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "build", build_double)
+        trained = training.train(learnt, watched, params.model, recipe, processes=processes)
+    accuracy = torch.tensor([entry.validation_accuracy for entry in trained.log])
+    return {"accuracy": accuracy, **trained.network.state_dict()}
+
+
+@pytest.fixture(scope="module")
+def shared(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What two processes found."""
+    folder = tmp_path_factory.mktemp("processes")
+    script, found = folder / "script.py", folder / "found"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DIGITS": str(raw_data)}
+    subprocess.run([*command, str(script), str(found)], env=environment, check=True, timeout=120)
+    return load_file(found)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_but_for_the_rounding(
+    shared: dict[str, torch.Tensor],
+) -> None:
+    one = network().train()
+    with ThreadedGradients(one, 1) as gradients:
+        losses = learn_steps(one, gradients.backward)
+    assert losses[-4:].mean() < losses[:4].mean()
+    torch.testing.assert_close(shared.pop("losses"), losses, rtol=1e-9, atol=1e-9)
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_network_of_one_but_for_the_rounding(
+    shared: dict[str, torch.Tensor], raw_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIGITS", str(raw_data))
+    alone = learn_recipe(ALONE)
+    assert alone["accuracy"][-1] > 0.8
+    assert torch.equal(shared["recipe.accuracy"], alone["accuracy"])
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[f"recipe.{name}"], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("images", [8, 9, 128])
+def test_shares_are_the_whole_and_nearly_even(count: int, images: int) -> None:
+    chosen = torch.randperm(images)
+    shares = [Processes(rank, count).share(chosen) for rank in range(count)]
+    assert torch.equal(torch.cat(shares), chosen)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_batch_too_small_to_share_is_taken_by_every_process() -> None:
+    assert torch.equal(Processes(2, 3).share(torch.arange(2)), torch.arange(2))
+
+
+def test_a_process_alone_sums_and_tells_what_it_has() -> None:
+    assert ALONE.leads
+    assert ALONE.add_up(torch.tensor(3.0)) == 3
+    assert ALONE.told_by_leader({"a": 1}) == {"a": 1}
+
+
+def test_synchronised_norms_keep_parameters_names_and_what_is_read() -> None:
+    plain, twin = network(), network()
+    parameters = dict(twin.named_parameters())
+    synchronise(twin, Processes(0, 2))
+    assert sum(isinstance(module, SynchronisedBatchNorm) for module in twin.modules()) == 5
+    assert all(value is parameters[name] for name, value in twin.named_parameters())
+    assert plain.state_dict().keys() == twin.state_dict().keys()
+    with torch.inference_mode():
+        assert torch.equal(plain.eval()(IMAGES), twin.eval()(IMAGES))
+
+
+def test_a_network_of_one_process_keeps_its_norms() -> None:
+    alone = DigitCNN()
+    synchronise(alone, ALONE)
+    assert not any(isinstance(module, SynchronisedBatchNorm) for module in alone.modules())
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text("import os, time\ntime.sleep(60) if os.environ['RANK'] == '0' else exit(3)")
+    with pytest.raises(MnistCnnError, match="process 1 of the training exited with 3"):
+        launch(script, 2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def learn(project: Project, **settings: object) -> dict[str, torch.Tensor]:
+    """The weights that the train stage gives by some `settings`."""
+    project.set(**{key.replace("__", "."): value for key, value in settings.items()})
+    project.run("dvc", "repro", "train")
+    return load_file(project.folder / "models/model.safetensors")
+
+
+def processes_of(project: Project) -> dict[int, int]:
+    """The process of each rank that trains in `project`."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            trains = b"stages/train.py" in (folder / "cmdline").read_bytes()
+            here = (folder / "cwd").resolve() == project.folder.resolve()
+        except OSError:
+            continue
+        ranks = [line for line in environment if re.fullmatch(r"RANK=\d+", line)]
+        if trains and here and ranks:
+            found[int(ranks[0].removeprefix("RANK="))] = int(folder.name)
+    return found
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not happen within a minute")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(
+    reproduced: Project, rank: int
+) -> None:
+    expected = learn(reproduced, train__launcher="torchrun", train__processes=2, train__epochs=4)
+    reproduced.run("git", "checkout", "--quiet", "dvc.lock")
+    reproduced.run("rm", "-r", ".dvc/cache/runs")
+    (reproduced.folder / "models/model.safetensors").unlink()
+    folder = reproduced.folder / ".checkpoints"
+    killed = subprocess.Popen(
+        ["dvc", "repro", "train"],
+        cwd=reproduced.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(lambda: [path for path in folder.glob("train-*") if path.stat().st_size])
+    os.kill(processes_of(reproduced)[rank], signal.SIGKILL)
+    told = killed.communicate(timeout=60)[0]
+    assert killed.returncode != 0
+    assert f"train: process {rank} of the training was ended by SIGKILL" in told
+    assert "Traceback" not in told
+    assert not processes_of(reproduced)
+
+    assert "going on after epoch" in reproduced.run("dvc", "repro", "train").stdout
+    found = load_file(reproduced.folder / "models/model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.slow
+def test_two_hosts_train_one_network(reproduced: Project, tmp_path: Path) -> None:
+    """Here, the hosts are two folders of this one."""
+    expected = learn(reproduced, train__launcher="torchrun", train__processes=2)
+    reproduced.set(**{"train.processes": 1})
+    other = tmp_path / "host"
+    subprocess.run(["cp", "-r", reproduced.folder, other], check=True)
+    weights = "models/model.safetensors"
+    (other / weights).unlink()
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "stages/train.py"],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": "src",
+                "PET_NNODES": "2",
+                "PET_NODE_RANK": str(place),
+                "PET_MASTER_ADDR": "127.0.0.1",
+                "PET_MASTER_PORT": "29471",
+            },
+        )
+        for place, folder in enumerate((reproduced.folder, other))
+    ]
+    assert [host.wait(timeout=120) for host in hosts] == [0, 0]
+    found = load_file(reproduced.folder / weights)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert not (other / weights).exists()
