@@ -12,6 +12,7 @@ from mnist_cnn.model import (
     DeepDigitCNN,
     DigitCNN,
     FastDigitCNN,
+    RobustDigitCNN,
     build,
     predict_logits,
     to_input,
@@ -55,8 +56,13 @@ def test_layers_run_in_the_stated_order_with_the_stated_shapes_and_parameters() 
 
 @pytest.mark.parametrize(
     ("network", "parameters"),
-    [(DigitCNN(), 8_890), (FastDigitCNN(), 8_890), (DeepDigitCNN(), 9_802)],
-    ids=["base", "fast", "deep"],
+    [
+        (DigitCNN(), 8_890),
+        (FastDigitCNN(), 8_890),
+        (DeepDigitCNN(), 9_802),
+        (RobustDigitCNN(), 9_885),
+    ],
+    ids=["base", "fast", "deep", "robust"],
 )
 def test_networks_have_the_parameters_that_their_descriptions_state(
     network: nn.Module, parameters: int
@@ -105,6 +111,14 @@ def test_the_architecture_is_the_one_that_is_asked_for() -> None:
     assert isinstance(deep, DeepDigitCNN)
     assert deep.dropout.p == 0.25
     assert deep.views == 5
+
+
+def test_to_the_robust_network_dark_on_light_is_light_on_dark() -> None:
+    images = torch.rand(4, 1, 28, 28)
+    robust = RobustDigitCNN(normalisation="image").eval()
+    torch.testing.assert_close(robust(1 - images), robust(images))
+    other = DeepDigitCNN(normalisation="image").eval()
+    assert not torch.allclose(other(1 - images), other(images), atol=1e-3)
 
 
 def test_normalisation_is_part_of_the_network() -> None:

@@ -8,6 +8,7 @@ benchmark.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -234,6 +235,78 @@ def jumble(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     return _moved(images, draw, right, down)
 
 
+def patches(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Parts of any shape are inverted, more or less: half-way, nothing can be seen in them."""
+    part = ((draw.field(4) - draw.uniform(0.4, 0.6)) * 20).clamp(0, 1)
+    return _blend(images, part * severity * draw.uniform(0.3, 1), 1 - images)
+
+
+def grating(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Parallel bars or waves of light, of any width and direction, over the digit or behind it."""
+    along = draw.across(draw.uniform(0, math.pi)) * draw.uniform(1, 9)
+    wave = torch.sin(2 * math.pi * (along + draw.uniform(0, 1)))
+    light = torch.where(draw.chance(), (6 * wave).clamp(-1, 1), wave) / 2 + 0.5
+    light = light * severity * draw.uniform(0.3, 1)
+    return torch.where(draw.chance(), images + light, torch.maximum(images, light))
+
+
+def curls(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """One to three bent strokes, parabolas of ink or of paper."""
+    struck, pieces = images, 8
+    level = torch.where(draw.chance(0.8), draw.uniform(0.4, 1), 0.0)
+    for number in range(3):
+        x, y = ([draw.uniform(-6, 34) for _ in range(3)] for _ in range(2))
+        width = draw.uniform(0.5, 2.5)
+        points = [
+            tuple(
+                (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+                for start, middle, end in (x, y)
+            )
+            for t in (place / pieces for place in range(pieces + 1))
+        ]
+        for (x1, y1), (x2, y2) in pairwise(points):
+            line = _segment(draw, (x1, y1), (x2, y2), width)
+            struck = _blend(struck, line * (3 * severity > number), level)
+    return struck
+
+
+def sway(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Rows or columns are pushed along, like a page that moves while it is scanned."""
+
+    def pushed() -> Tensor:
+        bends = draw.uniform(-1, 1, 1, 7)
+        way = functional.interpolate(bends, IMAGE_SIZE, mode="linear", align_corners=True)
+        return 4 * severity * way.unsqueeze(1)
+
+    right, down = pushed().transpose(2, 3), pushed()
+    rows, both = draw.chance(), draw.chance(0.3)
+    return _moved(
+        images, draw, torch.where(rows | both, right, 0.0), torch.where(~rows | both, down, 0.0)
+    )
+
+
+def coarse(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Seen by few pixels, and enlarged smoothly."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    sides = (20, 16, 13, 11, 9)
+    place = (severity * len(sides)).ceil().clamp(1, len(sides)) - 1
+    done = images
+    for index, side in enumerate(sides):
+        small = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        done = torch.where(
+            place == index, functional.interpolate(small, size, mode="bicubic"), done
+        )
+    return done
+
+
+def faint(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Little contrast, dark on light or light on dark, and a sensor with noise."""
+    contrast = 1 - 0.85 * severity
+    shift = 0.8 * severity * draw.uniform(0, 1) + torch.where(draw.chance(0.3), contrast, 0.0)
+    ink = contrast * torch.where(draw.chance(), images, -images)
+    return shift + ink + 0.12 * severity * draw.normal(*PIXELS)
+
+
 # Held out
 
 
@@ -341,6 +414,7 @@ TRAINING: Mapping[str, Corruption] = {
     for one in (
         *(grain, specks, soften, shake, expose, mist, illuminate, invert),
         *(scratch, cover, spill, bend, tilt, outline, jumble),
+        *(patches, grating, curls, sway, coarse, faint),
     )
 }
 HELD_OUT: Mapping[str, Corruption] = {

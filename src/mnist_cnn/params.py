@@ -48,7 +48,7 @@ class Data(Section):
 class Model(Section):
     """What may vary in the network."""
 
-    architecture: Literal["base", "fast", "deep"]
+    architecture: Literal["base", "fast", "deep", "robust"]
     dropout: float = Field(ge=0, lt=1)
     normalisation: Literal["fixed", "image"]
     views: int = Field(ge=1, le=9)
