@@ -29,6 +29,9 @@ NOISE = 5.0  # standard deviations of the paper's grain, which ink must exceed
 # Of a digit's longest side: the least width of its strokes. In MNIST, 5 % are thinner.
 THINNEST = 0.09
 SMALL = 20  # pixels of the longer side; below, strokes are hardly wider than a pixel
+# What is enlarged so much is sharpened: so much of its difference from a Gaussian blur, in enlarged
+# pixels, is added. Of MNIST's validation digits in 8 x 8 pixels, 98.2 % are then read, else 97.9 %.
+SHARPENED, BLUR = 0.75, 3.0
 MOST_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
 
 # The grid of points on which paper is told from ink, and the terms of a quadratic surface there.
@@ -344,15 +347,16 @@ def _thick_enough(digit: Plane) -> Plane:
 
 
 def _enlarged(grey: Grey) -> Grey:
-    """A small picture in the middle of a sheet of its paper, four times as large.
+    """A small picture in the middle of a sheet of its paper, four times as large, and sharpened.
 
     The paper is as bright as most of the edge. So small a picture is often cut close to its digit.
     """
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     margin = max(grey.shape) // 2
     sheet = np.pad(grey, margin, constant_values=round(float(np.median(edge))))
-    large = cv2.resize(sheet, None, fx=4, fy=4, interpolation=cv2.INTER_LANCZOS4)
-    return cast("Grey", large)
+    large = cv2.resize(sheet.astype(np.float32), None, fx=4, fy=4, interpolation=cv2.INTER_LANCZOS4)
+    sharp = large + SHARPENED * (large - cv2.GaussianBlur(large, (0, 0), BLUR))
+    return cast("Grey", sharp.clip(0, 255).round().astype(np.uint8))
 
 
 def to_mnist(grey: Grey) -> Grey | None:
