@@ -1,4 +1,5 @@
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from conftest import REPOSITORY
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -86,8 +88,14 @@ def test_the_command_writes_the_report_and_draws_it(
     (tmp_path / "data").mkdir()
     (tmp_path / "data/raw").symlink_to(raw_data)
     monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     command = ["evaluate", "--suite", "--images", "50", str(trained_model)]
-    assert CliRunner().invoke(commands, command).exit_code == 0
+    chosen = CliRunner().invoke(commands, [*command, "--validation"])
+    assert "50 images: accuracy" in chosen.output
+    assert not Path("metrics").exists()
+    judged = CliRunner().invoke(commands, command)
+    assert judged.exit_code == 0
+    assert judged.output != chosen.output
     report = json.loads(Path("metrics/robustness.json").read_text())
     assert report["images"] == 50
     with Image.open("metrics/plots/robustness.png") as picture:

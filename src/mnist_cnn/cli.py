@@ -26,6 +26,7 @@ from mnist_cnn.paths import (
 )
 
 if TYPE_CHECKING:
+    from mnist_cnn.digits import Digits
     from mnist_cnn.listing import Form
     from mnist_cnn.pictures import Grey
 
@@ -242,9 +243,14 @@ def study(group: str, seeds: int, jobs: int) -> None:
     type=click.IntRange(1, 10_000),
     default=10_000,
     show_default=True,
-    help="For --suite: how many of the test images.",
+    help="For --suite: how many of the images.",
 )
-def evaluate(model: Path | None, suite: bool, images: int) -> None:
+@click.option(
+    "--validation",
+    is_flag=True,
+    help="For --suite: by the validation images, which recipes are chosen by; writes nothing.",
+)
+def evaluate(model: Path | None, suite: bool, images: int, validation: bool) -> None:
     """Judge an ONNX file as a reader of pictures.
 
     Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
@@ -252,11 +258,11 @@ def evaluate(model: Path | None, suite: bool, images: int) -> None:
     metrics/plots/pictures.png.
 
     With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the test
-    images are read after 27 kinds of damage, each of five severities. Any model will do that takes
+    images are read after 33 kinds of damage, each of five severities. Any model will do that takes
     and gives what the pipeline's own does.
     """
     if suite:
-        _judge_robustness(model, images)
+        _judge_robustness(model, images, validation)
     else:
         _judge_pictures(model)
 
@@ -265,18 +271,12 @@ def _judge_pictures(model: Path | None) -> None:
     import numpy as np
 
     from mnist_cnn.artifacts import write_json
-    from mnist_cnn.digits import read_training_digits, stratified_split
     from mnist_cnn.disguises import examples, judge_disguises, judge_no_digits
     from mnist_cnn.figures import draw_pictures
-    from mnist_cnn.params import load_params
     from mnist_cnn.recognizer import Recognizer
     from mnist_cnn.rejection import to_judge_by
 
-    split = load_params().data.split
-    _, validation = stratified_split(
-        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
-    )
-    recognizer, digits = Recognizer(model), to_judge_by(validation)
+    recognizer, digits = Recognizer(model), to_judge_by(_validation_digits())
     judged = {
         "images": len(digits),
         "disguises": judge_disguises(recognizer, digits),
@@ -287,7 +287,18 @@ def _judge_pictures(model: Path | None) -> None:
     draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 
 
-def _judge_robustness(model: Path | None, images: int) -> None:
+def _validation_digits() -> "Digits":
+    from mnist_cnn.digits import read_training_digits, stratified_split
+    from mnist_cnn.params import load_params
+
+    split = load_params().data.split
+    _, validation = stratified_split(
+        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
+    )
+    return validation
+
+
+def _judge_robustness(model: Path | None, images: int, validation: bool) -> None:
     from functools import partial
 
     import numpy as np
@@ -301,11 +312,15 @@ def _judge_robustness(model: Path | None, images: int) -> None:
         open_reader,
         read_logits,
     )
-    from mnist_cnn.robustness import examples, judge
+    from mnist_cnn.robustness import examples, judge, told
 
     session = open_reader(model or default_model())
-    digits = read_test_digits(RAW_DATA).take(np.arange(images))
+    digits = _validation_digits() if validation else read_test_digits(RAW_DATA)
+    digits = digits.take(np.arange(min(images, len(digits))))
     report = judge(partial(read_logits, session), digits, noted_least_logits(session))
+    click.echo(told(report))
+    if validation:
+        return
     write_json(ROBUSTNESS, report)
     draw_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
 

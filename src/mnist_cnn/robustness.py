@@ -88,6 +88,17 @@ def headline(report: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def told(report: Mapping[str, Any]) -> str:
+    """What `judge` found, in a line."""
+    trained, held_out = report["training"], report["held_out"]
+    return (
+        f"{report['images']:,} images: accuracy {report['clean_accuracy']:.2%}; errors "
+        f"{trained['mean_error']:.2%} after damage of trained kinds and "
+        f"{held_out['mean_error']:.2%} of held-out ones, with a calibration error of "
+        f"{held_out['calibration_error']:.4f}"
+    )
+
+
 @dataclass(frozen=True)
 class _Readings:
     """Of each image, how sure the model is, whether it is right, and whether it warns."""
