@@ -52,8 +52,8 @@ check: $(READY) ## lint, format and types
 	mypy
 
 .PHONY: test
-test: check ## check, then every test
-	pytest
+test: check ## check, then every test, on all cores
+	pytest --numprocesses auto --dist worksteal
 
 .PHONY: test-fast
 test-fast: $(READY) ## the tests that take seconds
