@@ -93,7 +93,7 @@ def main() -> None:
         peaks={threads: peak(threads) for threads in sorted({1, options.threads})},
         operations=profile_training.measure(),
         training=time_training.measure(options.rounds, options.threads),
-        images=sum(epoch_sizes(TRAINING_IMAGES, recipe.train)),
+        images=sum(epoch_sizes(TRAINING_IMAGES["mnist"], recipe.train)),
         trained=count_work(build(recipe.model)),
         exported=count_work(build(load_params().model)),
     )

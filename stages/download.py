@@ -1,16 +1,40 @@
-"""Fetch the four MNIST files from the first source that serves them."""
+"""Bring the images, as four files in MNIST's form, with a note of their classes."""
 
-from mnist_cnn.params import load_params
-from mnist_cnn.paths import RAW_DATA
-from mnist_cnn.sources import download
+from mnist_cnn.digits import MNIST
+from mnist_cnn.mnist_files import TEST_FILES, TRAINING_FILES
+from mnist_cnn.params import Data, load_params
+from mnist_cnn.paths import OWN_PICTURES, RAW_DATA
+from mnist_cnn.sources import download, download_relative, note_description, write_dataset
 from mnist_cnn.stage import running
 
 
 def main() -> None:
     """Write data/raw."""
-    params = load_params()
-    source = download(params.data.sources, RAW_DATA)
-    print(f"MNIST came from {source}; all four SHA-256 sums match")
+    data = load_params().data
+    if data.dataset == "folder":
+        read_own(data)
+    elif data.dataset == "mnist":
+        source = download(data.sources, RAW_DATA)
+        note_description(RAW_DATA, MNIST)
+        print(f"MNIST came from {source}; all four SHA-256 sums match")
+    else:
+        source = download_relative(data.dataset, data.sources, RAW_DATA)
+        print(f"{data.dataset} came from {source}; the SHA-256 of every file matches")
+
+
+def read_own(data: Data) -> None:
+    """Take the pictures in data/own."""
+    from mnist_cnn.own_pictures import read_own_pictures  # needs more than the others
+
+    training, test = read_own_pictures(OWN_PICTURES, data.test_share)
+    parts = ((TRAINING_FILES, training), (TEST_FILES, test))
+    files = {
+        file: values
+        for (images, labels), digits in parts
+        for file, values in ((images, digits.images), (labels, digits.labels))
+    }
+    write_dataset("folder", training.names, files, RAW_DATA)
+    print(f"{len(training)} pictures of {len(training.names)} classes, and {len(test)} to test by")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     params = load_params()
     digits = read_test_digits(RAW_DATA)
     history = read_columns(TRAINING_LOG)
-    network = build(params.model)
+    network = build(params.model, len(digits.names))
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
 
@@ -39,16 +39,22 @@ def main() -> None:
         logits: npt.NDArray[np.float32] = predict_logits(network, torch.from_numpy(images)).numpy()
         return logits
 
-    evaluation = evaluate(read(digits.images), digits.labels, params.evaluate.calibration_bins)
+    evaluation = evaluate(
+        read(digits.images), digits.labels, params.evaluate.calibration_bins, digits.names
+    )
 
     metrics = evaluation.metrics()
     if params.evaluate.suite_images:
-        metrics |= headline(judge(read, digits.take(np.arange(params.evaluate.suite_images))))
+        damaged = digits.take(np.arange(min(params.evaluate.suite_images, len(digits))))
+        metrics |= headline(judge(read, damaged))
     write_json(ACCURACY, metrics)
     write_csv(
         CONFUSION,
         ["actual", "predicted"],
-        zip(evaluation.labels, evaluation.predicted, strict=True),
+        (
+            (digits.names[label], digits.names[predicted])
+            for label, predicted in zip(evaluation.labels, evaluation.predicted, strict=True)
+        ),
     )
     draw_reliability(evaluation, RELIABILITY)
     draw_misclassified(evaluation, digits, MISCLASSIFIED)

@@ -4,7 +4,12 @@ import numpy as np
 import torch
 
 from mnist_cnn.artifacts import sha256, write_bytes, write_json
-from mnist_cnn.digits import read_test_digits, read_training_digits, stratified_split
+from mnist_cnn.digits import (
+    read_description,
+    read_test_digits,
+    read_training_digits,
+    stratified_split,
+)
 from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.model import build
 from mnist_cnn.onnx_export import check_parity, describe, export_onnx, measure_accuracy
@@ -21,16 +26,16 @@ def main() -> None:
     """Write the ONNX models, in fp32 and int8, and metrics/onnx.json."""
     params = load_params()
     split = params.data.split
-    network = build(params.model)
+    test = read_test_digits(RAW_DATA)
+    network = build(params.model, len(test.names))
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
-    test = read_test_digits(RAW_DATA)
     training, validation = stratified_split(
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
     )
     calibration = training.take(np.arange(params.export.calibration_images))
 
-    description = describe(network, sha256(WEIGHTS))
+    description = describe(network, sha256(WEIGHTS), read_description(RAW_DATA))
     model = export_onnx(network, params.export.opset, description)
     small = quantise(model, calibration, description)
     try:

@@ -18,8 +18,9 @@ from mnist_cnn.weights import save_weights
 def main() -> None:
     """Train in this process, or in several that torchrun starts."""
     params = load_params()
+    count = params.train.processes
     if params.train.launcher == "torchrun" and not is_member():
-        launch(Path(__file__), params.train.processes)
+        launch(Path(__file__), count)
         return
     with joined(params.train.device) as processes:
         if not processes.leads:

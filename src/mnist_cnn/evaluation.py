@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mnist_cnn.digits import LABELS
+
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -36,6 +38,7 @@ class Evaluation:
         confidence: float64 ``[n]``, the probability of that class.
         negative_log_likelihood: mean over all images, in nats.
         calibration: the bins of `calibration_bins`, of equal width, from low to high.
+        names: of the classes, by label.
     """
 
     labels: Labels
@@ -43,6 +46,7 @@ class Evaluation:
     confidence: Floats
     negative_log_likelihood: float
     calibration: list[CalibrationBin]
+    names: tuple[str, ...]
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -67,7 +71,7 @@ class Evaluation:
             "negative_log_likelihood": self.negative_log_likelihood,
             "calibration_error": expected_calibration_error(self.calibration),
             "accuracy_per_class": {
-                str(label): round(float(self.correct[self.labels == label].mean()), 6)
+                self.names[label]: round(float(self.correct[self.labels == label].mean()), 6)
                 for label in np.unique(self.labels)
             },
         }
@@ -77,8 +81,16 @@ class Evaluation:
         }
 
 
-def evaluate(logits: npt.NDArray[np.float32], labels: Labels, bins: int) -> Evaluation:
-    """Judge `logits`, ``[n, 10]``, against `labels`, ``[n]``, with `bins` calibration bins."""
+def evaluate(
+    logits: npt.NDArray[np.float32],
+    labels: Labels,
+    bins: int,
+    names: tuple[str, ...] = LABELS,
+) -> Evaluation:
+    """Judge `logits` against `labels`, ``[n]``, with `bins` calibration bins.
+
+    The logits are ``[n, classes]``, and `names` those of the classes.
+    """
     log_probabilities = log_softmax(logits)
     predicted = logits.argmax(axis=1).astype(np.int64)
     confidence = np.exp(log_probabilities.max(axis=1))
@@ -88,6 +100,7 @@ def evaluate(logits: npt.NDArray[np.float32], labels: Labels, bins: int) -> Eval
         confidence=confidence,
         negative_log_likelihood=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         calibration=calibration_bins(confidence, predicted == labels, bins),
+        names=names,
     )
 
 

@@ -113,7 +113,8 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
     for axes, index in zip(figure.axes, shown, strict=False):
         axes.imshow(digits.images[index], cmap="gray_r", vmin=0, vmax=255)
         axes.set_title(
-            f"{evaluation.labels[index]} → {evaluation.predicted[index]} "
+            f"{digits.names[evaluation.labels[index]]} → "
+            f"{digits.names[evaluation.predicted[index]]} "
             f"({evaluation.confidence[index]:.2f})",
             fontsize="small",
             pad=2,

@@ -24,7 +24,13 @@ class DigitNetwork(nn.Module):
     """
 
     def __init__(
-        self, features: nn.Sequential, size: int, dropout: float, views: int, normalisation: str
+        self,
+        features: nn.Sequential,
+        size: int,
+        dropout: float,
+        views: int,
+        normalisation: str,
+        classes: int,
     ) -> None:
         """Draw initial weights from torch's global generator.
 
@@ -35,16 +41,17 @@ class DigitNetwork(nn.Module):
             views: how many of `SHIFTS` are averaged.
             normalisation: ``fixed``, by the mean and deviation of MNIST's pixels, or ``image``, by
                 those of each image: then neither brightness nor contrast matters.
+            classes: how many logits there are.
         """
         super().__init__()
         self.features = features
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(size, len(LABELS))
+        self.classifier = nn.Linear(size, classes)
         self.views = views
         self.normalisation = normalisation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float ``[n, 10]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
+        """Logits, float ``[n, classes]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
         if self.training or self.views == 1:
             return self._logits(images)
         paper = functional.pad(images, (1, 1, 1, 1))
@@ -53,7 +60,7 @@ class DigitNetwork(nn.Module):
             for down, right in SHIFTS[: self.views]
         ]
         logits = self._logits(torch.cat(views))
-        return logits.reshape(self.views, -1, len(LABELS)).mean(dim=0)
+        return logits.reshape(self.views, -1, logits.shape[1]).mean(dim=0)
 
     def _logits(self, images: Tensor) -> Tensor:
         normalised = self._normalised(images)
@@ -96,9 +103,15 @@ class DigitCNN(DigitNetwork):
     convolution and of the batch norm.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        views: int = 1,
+        normalisation: str = "fixed",
+        classes: int = len(LABELS),
+    ) -> None:
         features = nn.Sequential(_block(1, 8), _block(8, 16), _block(16, 32))
-        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation)
+        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation, classes)
 
 
 class FastDigitCNN(DigitNetwork):
@@ -112,9 +125,15 @@ class FastDigitCNN(DigitNetwork):
       pools drop the last.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        views: int = 1,
+        normalisation: str = "fixed",
+        classes: int = len(LABELS),
+    ) -> None:
         features = nn.Sequential(*_pooled(1, 8), *_pooled(8, 16), *_pooled(16, 32))
-        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation)
+        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation, classes)
 
     def _logits(self, images: Tensor) -> Tensor:
         return super()._logits(images[:, :, 2:-2, 2:-2])
@@ -136,7 +155,13 @@ class DeepDigitCNN(DigitNetwork):
     shrinks, by a max-pool before them, which leaves them a quarter of the work.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        views: int = 1,
+        normalisation: str = "fixed",
+        classes: int = len(LABELS),
+    ) -> None:
         features = nn.Sequential(
             *_pooled(1, 8),
             *_convolution(8, 16),
@@ -146,7 +171,7 @@ class DeepDigitCNN(DigitNetwork):
             nn.ReLU(inplace=True),
             *_pooled(16, 16),
         )
-        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation)
+        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation, classes)
 
 
 class _Contrast(nn.Conv2d):
@@ -174,7 +199,13 @@ class RobustDigitCNN(DigitNetwork):
     9,885 in all. No convolution has a bias, which the batch norm behind it would take off.
     """
 
-    def __init__(self, dropout: float = 0.0, views: int = 1, normalisation: str = "fixed") -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        views: int = 1,
+        normalisation: str = "fixed",
+        classes: int = len(LABELS),
+    ) -> None:
         features = nn.Sequential(
             *(_Contrast(1, 9, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(9)),
             *_unbiased(9, 16),
@@ -182,7 +213,7 @@ class RobustDigitCNN(DigitNetwork):
             *_unbiased(16, 16),
             *_unbiased(16, 16, pool=True),
         )
-        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation)
+        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation, classes)
 
 
 def _unbiased(inputs: int, outputs: int, pool: bool = False) -> list[nn.Module]:
@@ -199,9 +230,10 @@ ARCHITECTURES: dict[str, type[DigitCNN | FastDigitCNN | DeepDigitCNN | RobustDig
 }
 
 
-def build(model: Model) -> DigitNetwork:
+def build(model: Model, classes: int = len(LABELS)) -> DigitNetwork:
     """The network that `model` describes, with initial weights from torch's global generator."""
-    return ARCHITECTURES[model.architecture](model.dropout, model.views, model.normalisation)
+    architecture = ARCHITECTURES[model.architecture]
+    return architecture(model.dropout, model.views, model.normalisation, classes)
 
 
 def to_input(pixels: Tensor) -> Tensor:
@@ -211,7 +243,7 @@ def to_input(pixels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predict_logits(network: nn.Module, pixels: Tensor, batch_size: int = 1000) -> Tensor:
-    """Logits, float ``[n, 10]``, of `pixels`, uint8 ``[n, 28, 28]``, on their device.
+    """Logits, float ``[n, classes]``, of `pixels`, uint8 ``[n, 28, 28]``, on their device.
 
     The network is left in evaluation mode.
     """

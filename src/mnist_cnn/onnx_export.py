@@ -12,14 +12,23 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mnist_cnn.contract import INPUT, OUTPUTS
-from mnist_cnn.digits import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD, Digits
+from mnist_cnn.contract import INPUT, LABELS, OUTPUTS
+from mnist_cnn.digits import IMAGE_SIZE, MNIST, PIXEL_MEAN, PIXEL_STD, Description, Digits
 from mnist_cnn.errors import CheckFailedError
 from mnist_cnn.model import DigitNetwork, predict_logits, to_input
 
 NORMALISATIONS = {
     "fixed": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}",
     "image": "by the mean and deviation of each image",
+}
+
+CREDITS = {
+    "mnist": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
+    "fashion-mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf)",
+    "kmnist": "KMNIST (T. Clanuwat et al.; adapted from the Kuzushiji dataset by NIJL and others)",
+    "qmnist": "QMNIST (C. Yadav, L. Bottou)",
+    "emnist-digits": "EMNIST digits (G. Cohen, S. Afshar, J. Tapson, A. van Schaik)",
+    "folder": "pictures of the user's own",
 }
 
 # One image, a batch that divides nothing, a usual one, and the whole test set at once.
@@ -49,18 +58,20 @@ class Deployable(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities, each float ``[batch, 10]``."""
+        """Logits and probabilities, each float ``[batch, classes]``."""
         logits = self.network(to_input(image))
         return logits, logits.softmax(dim=1)
 
 
-def describe(network: DigitNetwork, weights_sha256: str) -> dict[str, str]:
-    """What the ONNX file says about itself."""
+def describe(
+    network: DigitNetwork, weights_sha256: str, data: Description = MNIST
+) -> dict[str, str]:
+    """What the ONNX file says about itself, and about the `data` it learnt from."""
     return {
-        "labels": ",".join(LABELS),
+        LABELS: ",".join(data.names),
         "pixels": "0 is background, 255 is ink",
         "normalisation": f"{NORMALISATIONS[network.normalisation]}, inside the graph",
-        "dataset": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
+        "dataset": CREDITS[data.dataset],
         "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
         "views": str(network.views),
         "weights_sha256": weights_sha256,

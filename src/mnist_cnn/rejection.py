@@ -32,8 +32,8 @@ def to_judge_by(validation: Digits) -> Digits:
 
 def seen_as_pictures(digits: Digits) -> npt.NDArray[np.uint8]:
     """The images ``[n, 28, 28]`` that the recogniser makes of `digits`, less those without ink."""
-    seen = [to_mnist(image) for image in digits.images]
-    return np.stack([image for image in seen if image is not None])
+    seen = [image for image in map(to_mnist, digits.images) if image is not None]
+    return np.stack(seen) if seen else digits.images[:0]
 
 
 def note_least_logits(model: ModelProto, digits: npt.NDArray[np.uint8], flagged: float) -> None:

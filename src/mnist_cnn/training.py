@@ -106,7 +106,7 @@ def train(
     """
     device = select_device(recipe.device, processes)
     _make_deterministic(recipe)
-    network = build(model).to(device).to(memory_format=torch.channels_last)
+    network = build(model, len(training.names)).to(device).to(memory_format=torch.channels_last)
     synchronise(network, processes)
     averaged = _averaged(network, recipe)
     images, labels = _on(device, training)
