@@ -1,10 +1,9 @@
 """Bring the images, as four files in MNIST's form, with a note of their classes."""
 
-from mnist_cnn.digits import MNIST
 from mnist_cnn.mnist_files import TEST_FILES, TRAINING_FILES
 from mnist_cnn.params import Data, load_params
 from mnist_cnn.paths import OWN_PICTURES, RAW_DATA
-from mnist_cnn.sources import download, download_relative, note_description, write_dataset
+from mnist_cnn.sources import download, download_relative, write_dataset
 from mnist_cnn.stage import running
 
 
@@ -15,7 +14,6 @@ def main() -> None:
         read_own(data)
     elif data.dataset == "mnist":
         source = download(data.sources, RAW_DATA)
-        note_description(RAW_DATA, MNIST)
         print(f"MNIST came from {source}; all four SHA-256 sums match")
     else:
         source = download_relative(data.dataset, data.sources, RAW_DATA)

