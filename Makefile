@@ -8,6 +8,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # one that only touches the file does not.
 READY := .venv/.ready-$(shell git hash-object requirements.lock)
 
+# What `make report` compares with.
+BASE ?= main
+
 # Runs at once; all recipes but `speed` take one thread.
 JOBS ?= 2
 
@@ -44,6 +47,10 @@ mend: $(READY) ## after damage to the disk: check what the pipeline made, and ma
 	rm -rf data/raw models/model.safetensors models/mnist_cnn.onnx models/mnist_cnn.int8.onnx
 	-dvc checkout
 	dvc repro
+
+.PHONY: report
+report: $(READY) ## compare settings, metrics and plots with BASE (main), into dvc_plots/report.md
+	@.github/report.sh "$(BASE)"
 
 .PHONY: check
 check: $(READY) ## lint, format and types
