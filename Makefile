@@ -18,7 +18,7 @@ JOBS ?= 2
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(READY) ## make .venv and install what requirements.lock names (once)
@@ -97,6 +97,10 @@ pictures: repro ## how the reader does on people's pictures, and on pictures of 
 .PHONY: bench
 bench: $(READY) ## speed, against baselines, into benchmarks/results.md (an hour, nothing beside)
 	python benchmarks/bench.py
+
+.PHONY: bench-scoring
+bench-scoring: repro ## speed and memory of `mnist-cnn score` on up to a million images (minutes)
+	python benchmarks/scoring.py
 
 .PHONY: wheel
 wheel: repro ## build dist/mnist_cnn-….whl: the reader with its model, without the pipeline

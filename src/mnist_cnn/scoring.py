@@ -120,6 +120,8 @@ def score(
         _begin(output, manifest)
         tasks = list(found.tasks(size))
         waiting = [task for task in tasks if not _is_done(job, task)]
+        if waiting:
+            (output / FINISHED).unlink(missing_ok=True)
         _read_all(run(job, waiting, workers), len(found), sum(map(len, waiting)))
         shutil.rmtree(output / TEMPORARY, ignore_errors=True)
         (output / FINISHED).touch()

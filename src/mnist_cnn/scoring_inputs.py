@@ -21,10 +21,11 @@ from mnist_cnn.preprocessing import to_mnist
 PIXELS = IMAGE_SIZE**2
 
 # Images in a part. A kill costs what was read of one, but a billion images should not end in a
-# million files. Small inputs are cut into some 64 parts, to be shared out.
+# million files; smaller inputs are cut into so many parts that they can be shared out. Images that
+# are ready take a fiftieth of the time of pictures, so they come in fewer and larger parts.
 LARGEST_PART = 65_536
-SMALLEST_PART = 1_024
-PARTS = 64
+PICTURES_SMALLEST_PART, PICTURES_PARTS = 1_024, 64
+READY_SMALLEST_PART, READY_PARTS = 16_384, 16
 
 ROWS = 1_024  # decoded at once
 
@@ -207,9 +208,10 @@ Input = PictureFolder | ParquetFiles
 
 def part_size(found: Input) -> int:
     """How many images a part has, unless the user says."""
+    smallest, parts = PICTURES_SMALLEST_PART, PICTURES_PARTS
     if isinstance(found, ParquetFiles) and found.ready:
-        return LARGEST_PART  # within a second
-    return min(LARGEST_PART, max(SMALLEST_PART, -(-len(found) // PARTS)))
+        smallest, parts = READY_SMALLEST_PART, READY_PARTS
+    return min(LARGEST_PART, max(smallest, -(-len(found) // parts)))
 
 
 def find_input(source: Path, image: str, key: str | None) -> Input:
