@@ -12,28 +12,17 @@ import torch
 
 from mnist_cnn.digits import read_test_digits, read_training_digits
 from mnist_cnn.model import predict_logits
-from mnist_cnn.params import Params, load_params
+from mnist_cnn.params import Params, changed, load_params
 from mnist_cnn.paths import RAW_DATA, RECIPES
 from mnist_cnn.study import read_recipes
 from mnist_cnn.training import train
 
 
-def changed(params: Params, changes: dict[str, object]) -> Params:
-    """`params` with other values for some dotted keys."""
-    content = params.model_dump()
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = content
-        for section in sections:
-            place = place[section]
-        place[last] = value
-    return Params.model_validate(content)
-
-
 def speed(seed: int, threads: int) -> Params:
     """The settings of the recipe."""
     changes = read_recipes(RECIPES, "published")["speed"]
-    return changed(load_params(), {**changes, "train.seed": seed, "train.threads": threads})
+    changes |= {"train.seed": seed, "train.threads": threads}
+    return Params.model_validate(changed(load_params().model_dump(), changes))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from mnist_cnn.contract import DIGEST
 from mnist_cnn.digits import Digits, read_test_digits, read_training_digits, stratified_split
 from mnist_cnn.mnist_files import SHA256
 from mnist_cnn.onnx_export import describe, export_onnx
-from mnist_cnn.params import Params, load_params
+from mnist_cnn.params import Params, changed, load_params
 from mnist_cnn.recognizer import Recognizer, open_model
 from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from, to_judge_by
 from mnist_cnn.seal import seal
@@ -183,14 +183,7 @@ class Project:
         """Change settings of params.yaml, named by their dotted keys."""
         yaml = YAML()
         path = self.folder / "params.yaml"
-        content = yaml.load(path)
-        for dotted, value in settings.items():
-            *sections, key = dotted.split(".")
-            section = content
-            for name in sections:
-                section = section[name]
-            section[key] = value
-        yaml.dump(content, path)
+        yaml.dump(changed(yaml.load(path), settings), path)
 
     def hashes(self, *folders: str) -> dict[str, str]:
         files = (file for folder in folders for file in (self.folder / folder).rglob("*"))

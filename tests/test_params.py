@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.params import Params, load_params
+from mnist_cnn.params import Params, changed, load_params
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -43,17 +43,18 @@ def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
     return found
 
 
-def put(content: dict[str, Any], key: str, value: object) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        content = content[section]
-    content[name] = value
-
-
 def test_the_projects_own_settings_are_read_as_dvc_reads_them() -> None:
     read = load_params(PARAMS)
     assert read.model_dump() == load_yaml(str(PARAMS))
     assert isinstance(read.train.learning_rate, float)
+
+
+def test_a_changed_copy_leaves_the_original_as_it_is(content: dict[str, Any]) -> None:
+    epochs = content["train"]["epochs"]
+    copy = changed(content, {"train.epochs": 2, "train.augmentation.scale": 0.3})
+    assert (copy["train"]["epochs"], copy["train"]["augmentation"]["scale"]) == (2, 0.3)
+    assert content["train"]["epochs"] == epochs
+    assert copy["model"] == content["model"]
 
 
 def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
@@ -70,8 +71,7 @@ def test_every_setting_refuses_nonsense_by_its_dotted_key(
 ) -> None:
     if key == "train.final_fit" and value is True:
         value = 1  # true is no nonsense there
-    put(content, key, value)
-    (problem,) = problems(content, tmp_path)
+    (problem,) = problems(changed(content, {key: value}), tmp_path)
     assert problem.startswith(f"{key}: ")
     assert "; should be " in problem
 
@@ -146,11 +146,9 @@ def test_all_problems_are_told_at_once_each_on_its_line(
 def test_settings_that_cannot_work_together_are_refused(
     content: dict[str, Any], settings: dict[str, Any], problem: str, tmp_path: Path
 ) -> None:
-    for key, value in settings.items():
-        put(content, key, value)
-    assert problems(content, tmp_path) == [problem]
-    put(content, "train.seed", -1)  # another problem does not hide it
-    assert problem in problems(content, tmp_path)
+    assert problems(changed(content, settings), tmp_path) == [problem]
+    settings |= {"train.seed": -1}  # another problem does not hide it
+    assert problem in problems(changed(content, settings), tmp_path)
 
 
 @pytest.mark.parametrize("key", [1, 1.5, None])
@@ -221,9 +219,8 @@ VALUES = st.one_of(
 def test_any_settings_are_read_as_they_are_or_refused_each_problem_by_name(
     changes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    content = YAML(typ="safe").load(PARAMS)
+    content = changed(YAML(typ="safe").load(PARAMS), changes)
     for key, value in changes.items():
-        put(content, key, value)
         *sections, name = key.split(".")
         section = content
         for part in sections:

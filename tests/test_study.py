@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ from ruamel.yaml import YAML
 from scipy.stats import ttest_1samp
 
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.params import Params, load_params
-from mnist_cnn.study import GROUPS, arguments, read_recipes, report, summarise
+from mnist_cnn.experiments import arguments
+from mnist_cnn.params import Params, changed, load_params
+from mnist_cnn.study import GROUPS, read_recipes, report, summarise
 
 RECIPES = REPOSITORY / "recipes.yaml"
 
@@ -20,13 +20,9 @@ def test_the_projects_recipes_change_params_into_valid_ones(group: str, tmp_path
     for name, changes in read_recipes(RECIPES, group).items():
         content = YAML(typ="safe").load(REPOSITORY / "params.yaml")
         for key, value in changes.items():
-            *sections, last = key.split(".")
-            place = content
-            for section in sections:
-                place = place[section]
-            assert place[last] != value, f"{name}: {key} is so in params.yaml already"
-            place[last] = value
-        YAML(typ="safe").dump(content, tmp_path / "params.yaml")
+            same = changed(content, {key: value}) == content
+            assert not same, f"{name}: {key} is so in params.yaml already"
+        YAML(typ="safe").dump(changed(content, changes), tmp_path / "params.yaml")
         assert isinstance(load_params(tmp_path / "params.yaml"), Params)
 
 
@@ -51,15 +47,6 @@ def test_unusable_recipes_are_refused_in_one_line(
     with pytest.raises(MnistCnnError, match=problem) as refusal:
         read_recipes(path, "published")
     assert len(str(refusal.value).splitlines()) == 1
-
-
-def test_arguments_are_those_of_dvc() -> None:
-    changes: dict[str, Any] = {"train.final_fit": True, "train.optimizer": "adamw", "a.b": 1e-4}
-    assert arguments(changes) == [
-        *("-S", "train.final_fit=true"),
-        *("-S", "train.optimizer=adamw"),
-        *("-S", "a.b=0.0001"),
-    ]
 
 
 def test_the_interval_is_that_of_students_t_test(rng: np.random.Generator) -> None:

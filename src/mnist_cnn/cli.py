@@ -279,7 +279,8 @@ def info(model: Path | None) -> None:
 @click.argument("name")
 def recipe(name: str) -> None:
     """Print a recipe of recipes.yaml as arguments: dvc exp run $(mnist-cnn recipe record)."""
-    from mnist_cnn.study import GROUPS, arguments, read_recipes
+    from mnist_cnn.experiments import arguments
+    from mnist_cnn.study import GROUPS, read_recipes
 
     known = {key: value for group in GROUPS for key, value in read_recipes(RECIPES, group).items()}
     if name not in known:

@@ -1,6 +1,8 @@
 """A typed view of `params.yaml`, checked as a whole before any work starts."""
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,24 +139,57 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises:
         MnistCnnError: one line for each problem: the dotted key, its value, what is allowed.
     """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise MnistCnnError(f"{path} should hold the sections {', '.join(Params.model_fields)}")
+    if problems := find_problems(content):
+        raise MnistCnnError(f"{path} cannot be used:\n  " + "\n  ".join(problems))
+    return Params.model_validate(content)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a file of settings at the repository's root.
+
+    Raises:
+        MnistCnnError: there is no such file, or it is not valid YAML.
+    """
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, no integer
         raise MnistCnnError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
-    if not isinstance(content, dict):
-        raise MnistCnnError(f"{path} should hold the sections {', '.join(Params.model_fields)}")
-    problems, refused = [], set()
+
+
+def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `content`, sections within sections, with other values for some dotted keys.
+
+    Raises:
+        KeyError: there is no such section.
+    """
+    result = copy.deepcopy(content)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = result
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return result
+
+
+def find_problems(content: dict[str, Any]) -> list[str]:
+    """One line for each that keeps `content` from being `Params`."""
     try:
-        params = Params.model_validate(content)
+        Params.model_validate(content)
     except ValidationError as error:
-        problems = [_problem(details) for details in error.errors()]
         refused = {".".join(map(str, details["loc"])) for details in error.errors()}
-    problems += _conflicts(content, refused)
-    if problems:
-        raise MnistCnnError(f"{path} cannot be used:\n  " + "\n  ".join(problems))
-    return params
+        return told(error, Params) + _conflicts(content, refused)
+    return _conflicts(content, set())
+
+
+def told(error: ValidationError, model: type[Section]) -> list[str]:
+    """A line for each thing that keeps a content from being a `model`."""
+    return [_problem(details, model) for details in error.errors()]
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -167,16 +202,16 @@ def _yaml_problem(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _problem(details: ErrorDetails) -> str:
+def _problem(details: ErrorDetails, model: type[Section]) -> str:
     location = [str(part) for part in details["loc"]]
     key = ".".join(location)
     if details["type"] in ("extra_forbidden", "invalid_key"):
-        known = list(_schema(location[:-1])["properties"])
+        known = list(_schema(location[:-1], model)["properties"])
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"do you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return f"{key}: {details['input']!r}; unknown key, {hint}"
     value = "missing" if details["type"] == "missing" else repr(details["input"])
-    return f"{key}: {value}; should be {_allowed(_schema(location))}"
+    return f"{key}: {value}; should be {_allowed(_schema(location, model))}"
 
 
 def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
@@ -233,9 +268,9 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
     return conflicts
 
 
-def _schema(location: list[str]) -> dict[str, Any]:
-    """The JSON schema of the setting at `location`."""
-    root = Params.model_json_schema()
+def _schema(location: list[str], model: type[Section]) -> dict[str, Any]:
+    """The JSON schema of the setting at `location` in a `model`."""
+    root = model.model_json_schema()
     schema: dict[str, Any] = root
     for part in location:
         schema = schema["items"] if schema.get("type") == "array" else schema["properties"][part]
@@ -251,7 +286,7 @@ def _allowed(schema: dict[str, Any]) -> str:
         return "a section with the keys " + ", ".join(schema["properties"])
     if schema["type"] == "array":
         return "a list with one or more of: " + _allowed(schema["items"])
-    if schema["type"] == "string":
+    if schema["type"] in ("string", "object"):
         return str(schema["description"])
     if schema["type"] == "boolean":
         return "true or false"
@@ -266,4 +301,4 @@ def _allowed(schema: dict[str, Any]) -> str:
         if bound in schema
     ]
     kind = "a whole number" if schema["type"] == "integer" else "a number"
-    return f"{kind}, {' and '.join(bounds)}"
+    return ", ".join(filter(None, (kind, " and ".join(bounds))))

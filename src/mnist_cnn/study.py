@@ -6,24 +6,20 @@ study that was interrupted goes on where it was. DVC's queue would do the same, 
 is killed can leave a task behind that `dvc exp show` stumbles over.
 """
 
-import json
-import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from scipy.stats import t as student_t
 from tqdm import tqdm
 
 from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.experiments import Setting, arguments, dvc, experiments
+from mnist_cnn.params import read_yaml
 from mnist_cnn.paths import ABLATION, ACCURACY, ROBUST_STUDY, STUDY, VALIDATION
 
-Setting = str | int | float | bool
 Recipes = dict[str, dict[str, Setting]]
 Metrics = dict[str, float]
 
@@ -89,12 +85,7 @@ def read_recipes(path: Path, group: str) -> Recipes:
     Raises:
         MnistCnnError: there is no such file or group, or it is not one of settings.
     """
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
-    except (YAMLError, ValueError) as error:
-        raise MnistCnnError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or group not in content:
         known = ", ".join(content) if isinstance(content, dict) else "none"
         raise MnistCnnError(f"{path} has no group {group!r}; known: {known}")
@@ -108,15 +99,6 @@ def read_recipes(path: Path, group: str) -> Recipes:
             raise MnistCnnError(f"{path}: {group}.{name} should map dotted keys to settings")
         recipes[name] = dict(changes)
     return recipes
-
-
-def arguments(changes: dict[str, Setting]) -> list[str]:
-    """The arguments of `dvc exp run` that make `changes`."""
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in changes.items()
-    }
-    return [word for key, text in texts.items() for word in ("-S", f"{key}={text}")]
 
 
 def run_study(
@@ -139,16 +121,16 @@ def run_study(
         for recipe, changes in recipes.items()
         for seed in range(seeds)
     ]
-    outdated = _experiments().keys() & {run.name for run in runs}
+    outdated = experiments().keys() & {run.name for run in runs}
     if outdated:
-        _dvc("exp", "remove", *sorted(outdated))
+        dvc("exp", "remove", *sorted(outdated))
     failures = _run_all(runs, group.stage, jobs)
     if failures:
         raise MnistCnnError(
             f"{len(failures)} of {len(runs)} runs failed; the others are kept:\n  "
             + "\n  ".join(failures)
         )
-    measured = _experiments()
+    measured = experiments()
     return {
         recipe: {
             run.seed: {
@@ -170,7 +152,7 @@ def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
     ):
         waiting = {
             pool.submit(
-                *(_dvc, "--wait-for-lock", "exp", "run", "--temp", "--name", run.name),
+                *(dvc, "--wait-for-lock", "exp", "run", "--temp", "--name", run.name),
                 *(*arguments(run.changes), stage),
             ): run
             for run in runs
@@ -187,33 +169,6 @@ def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
             pool.shutdown(cancel_futures=True)
             raise
     return sorted(failures)
-
-
-def _experiments() -> dict[str, dict[str, Any]]:
-    """The content of the metrics files of each experiment on the current commit, by its name."""
-    rows = json.loads(_dvc("exp", "show", "--json"))
-    return {
-        experiment["name"]: (experiment["revs"][-1]["data"] or {}).get("metrics") or {}
-        for row in rows
-        for experiment in row.get("experiments") or []
-    }
-
-
-def _dvc(*command: str) -> str:
-    """The standard output of a DVC command.
-
-    Raises:
-        MnistCnnError: it failed; in the words of the stage, or else of DVC.
-    """
-    result = subprocess.run(["dvc", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    if result.returncode:
-        output = f"{result.stdout}\n{result.stderr}"
-        # A stage starts what it says with its name, and indents what follows.
-        said = re.search(r"^(download|train|evaluate): .*(\n  .*)*", output, re.MULTILINE)
-        errors = re.findall(r"^ERROR: .*", output, re.MULTILINE)
-        told = said.group() if said else " ".join(errors) or output
-        raise MnistCnnError(" ".join(told.split()))
-    return result.stdout
 
 
 def summarise(values: list[float]) -> dict[str, float]:
