@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,12 +8,15 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from mnist_cnn.augmentation import draw_distortions
+from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.evaluation import evaluate
 from mnist_cnn.model import DeepDigitCNN, DigitCNN, predict_logits
 from mnist_cnn.params import Augmentation, Model, Params, Train
 from mnist_cnn.training import (
+    DivergedError,
+    EpochLog,
     Trained,
     _draw_order,
     _optimizer,
@@ -198,12 +202,31 @@ def test_without_held_out_images_training_is_the_same_and_nothing_is_watched(
     assert (alone.log[0].validation_loss, alone.log[0].validation_accuracy) == (None, None)
 
 
+def test_each_epoch_is_told_once_and_may_end_the_training(
+    small_digits: tuple[Digits, Digits], recipe: Train, tmp_path: Path
+) -> None:
+    few = small_digits[0].take(torch.arange(200).numpy()), small_digits[1]
+    settings = recipe.model_copy(update={"epochs": 3})
+    seen: list[EpochLog] = []
+
+    def stop_after_two(entry: EpochLog) -> None:
+        seen.append(entry)
+        if len(seen) == 2:
+            raise StopIteration
+
+    checkpoint = Checkpoint(tmp_path / "state")
+    with pytest.raises(StopIteration):
+        train(*few, BASE, settings, checkpoint, stop_after_two)
+    trained = train(*few, BASE, settings, checkpoint, stop_after_two)
+    assert seen == trained.log
+
+
 def test_a_diverged_loss_names_epoch_and_step(
     small_digits: tuple[Digits, Digits], recipe: Train
 ) -> None:
     few = small_digits[0].take(torch.arange(200).numpy()), small_digits[1]
     message = r"the loss became (nan|inf) in epoch 1, step [2-4] of 4; lower train\.learning_rate"
-    with pytest.raises(MnistCnnError, match=message):
+    with pytest.raises(DivergedError, match=message):
         run(few, recipe, learning_rate=1e30, warmup=0.0)
 
 

@@ -46,6 +46,10 @@ class Trained:
     log: list[EpochLog]
 
 
+class DivergedError(MnistCnnError):
+    """The loss became infinite or NaN."""
+
+
 def select_device(name: str, processes: Processes = ALONE) -> torch.device:
     """The device that `train.device` asks for; ``auto`` is cuda, else mps, else cpu.
 
@@ -84,6 +88,7 @@ def train(
     recipe: Train,
     checkpoint: Checkpoint | None = None,
     processes: Processes = ALONE,
+    after_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Trained:
     """Train a network on `training`, and watch it on `validation`, which changes nothing.
 
@@ -100,9 +105,12 @@ def train(
         processes: those that share the batches, of which each calls this with the same arguments
             and returns the same network. What all of them compute is what one would, but for the
             order in which sums are rounded.
+        after_epoch: called with what each epoch gave that is trained now; what it raises ends the
+            training.
 
     Raises:
-        MnistCnnError: the loss became infinite or NaN, or the device is absent.
+        DivergedError: the loss became infinite or NaN.
+        MnistCnnError: the device is absent.
     """
     device = select_device(recipe.device, processes)
     _make_deterministic(recipe)
@@ -160,6 +168,8 @@ def train(
             _tell(_told(entry, recipe.epochs), processes)
             if checkpoint and processes.leads:
                 checkpoint.save({**state.tensors(), "log": _tensor_of(log)})
+            if after_epoch:
+                after_epoch(entry)
     final: nn.Module = averaged.module if averaged else network
     return Trained(final.cpu().eval(), log)
 
@@ -336,7 +346,7 @@ def _check_finite(losses: Tensor, entry: EpochLog) -> None:
         loss, step = entry.validation_loss, len(losses)
     else:
         return
-    raise MnistCnnError(
+    raise DivergedError(
         f"the loss became {loss} in epoch {entry.epoch}, step {step} of {len(losses)}; "
         "lower train.learning_rate in params.yaml"
     )
