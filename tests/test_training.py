@@ -216,8 +216,8 @@ def test_each_epoch_is_told_once_and_may_end_the_training(
 
     checkpoint = Checkpoint(tmp_path / "state")
     with pytest.raises(StopIteration):
-        train(*few, BASE, settings, checkpoint, stop_after_two)
-    trained = train(*few, BASE, settings, checkpoint, stop_after_two)
+        train(*few, BASE, settings, checkpoint, after_epoch=stop_after_two)
+    trained = train(*few, BASE, settings, checkpoint, after_epoch=stop_after_two)
     assert seen == trained.log
 
 
