@@ -71,9 +71,9 @@ def learn_steps(
     return torch.stack(losses)
 
 
-def build_double(described: Model) -> nn.Module:
+def build_double(described: Model, classes: int) -> nn.Module:
     """What `build` gives, in double precision inside."""
-    one = build(described).double()
+    one = build(described, classes).double()
     one.register_forward_pre_hook(lambda _, images: (images[0].double(),))
     return one
 
