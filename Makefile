@@ -90,6 +90,10 @@ robust: $(READY) ## the robust recipe over five seeds, on damaged test images (h
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
 	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
 
+.PHONY: sweep
+sweep: $(READY) ## search for better settings by what sweep.yaml says (some 40 minutes; resumes)
+	mnist-cnn sweep --jobs $(JOBS)
+
 .PHONY: pictures
 pictures: repro ## how the reader does on people's pictures, and on pictures of no digit (2 minutes)
 	mnist-cnn evaluate

@@ -4,6 +4,7 @@ What a command needs is imported when it runs: `--help` need not wait for onnxru
 a picture for torch.
 """
 
+import re
 import sys
 import warnings
 from collections import deque
@@ -16,6 +17,7 @@ import click
 
 from mnist_cnn.errors import MnistCnnError, told_plainly
 from mnist_cnn.paths import (
+    ACCURACY,
     PICTURES,
     PICTURES_FIGURE,
     RAW_DATA,
@@ -23,6 +25,7 @@ from mnist_cnn.paths import (
     ROBUSTNESS,
     ROBUSTNESS_FIGURE,
     STUDY_FIGURE,
+    VALIDATION,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +54,13 @@ def _form(command: Command) -> Command:
         option = click.option(f"--{form}", "form", flag_value=form, help=f"Print {words}.")
         command = option(command)
     return command
+
+
+def _word(context: click.Context, option: click.Parameter, value: str) -> str:
+    """A name that DVC and git take, too."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
+        raise click.BadParameter(f"{value!r} should be of letters, digits, - and _")
+    return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -308,6 +318,65 @@ def study(group: str, seeds: int, jobs: int) -> None:
     write_json(GROUPS[group].report, content)
     if group == "published":
         draw_study(content, STUDY_FIGURE)
+
+
+@commands.command(
+    epilog=_examples(
+        "mnist-cnn sweep --jobs 2",
+        "mnist-cnn sweep --best && dvc exp apply sweep-best",
+        "mnist-cnn sweep --storage postgresql+psycopg2://user@host/sweeps",
+    )
+)
+@click.option(
+    "--name", default="sweep", show_default=True, callback=_word, help="Of the study; many may be."
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    envvar="MNIST_CNN_STORAGE",
+    show_envvar=True,
+    help="A database that several machines reach; by default, .checkpoints/sweeps.db.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="At once, here.")
+@click.option("--best", is_flag=True, help="Run the pipeline with the best trial's settings.")
+def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
+    """Search for better settings, by what sweep.yaml says.
+
+    Each trial is a short training, judged by the validation images alone. Whoever runs the same
+    command, also in another shell or on another machine, joins in. It goes on where it was, until
+    as many trials are finished as sweep.yaml wants.
+
+    With --best, the whole pipeline is run with what was found, as the DVC experiment NAME-best.
+    """
+    from mnist_cnn.params import load_params
+    from mnist_cnn.search_space import read_sweep
+
+    plan = read_sweep(load_params())
+    try:
+        import optuna as optuna
+    except ModuleNotFoundError:
+        raise MnistCnnError(
+            "a sweep needs Optuna, of the extra [sweep]: pip install 'mnist-cnn[sweep]'"
+        ) from None
+    from mnist_cnn.sweep import DATABASE, find_best, open_study, run_sweep, summary, take_best
+
+    url = storage or DATABASE
+    if not best:
+        study = run_sweep(plan, url, name, jobs)
+        for line in summary(study, plan.plan.trials):
+            click.echo(line)
+        rest = "" if name == "sweep" else f" --name {name}"
+        click.echo(f"Take it: mnist-cnn sweep --best{rest}")
+        return
+    study = open_study(plan, url, name)
+    experiment = f"{name}-best"
+    click.echo(f"running the pipeline with the settings of trial {find_best(study).number}")
+    metrics = take_best(study, experiment)
+    for path in (VALIDATION, ACCURACY):
+        for metric, value in metrics[str(path)]["data"].items():
+            if metric in ("validation_loss", "validation_accuracy", "accuracy"):
+                click.echo(f"{metric}: {value}")
+    click.echo(f"Apply it: dvc exp apply {experiment}")
 
 
 @commands.command()

@@ -4,11 +4,14 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes.yaml")
+SWEEP = Path("sweep.yaml")
+PIPELINE = Path("dvc.yaml")
 
 RAW_DATA = Path("data/raw")
 OWN_PICTURES = Path("data/own")
 
 CHECKPOINTS = Path(".checkpoints")
+SWEEPS = CHECKPOINTS / "sweeps.db"
 
 WEIGHTS = Path("models/model.safetensors")
 ONNX_MODEL = Path("models/mnist_cnn.onnx")

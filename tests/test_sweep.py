@@ -1,0 +1,212 @@
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import REPOSITORY, Project, copy_project
+from ruamel.yaml import YAML
+
+from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.params import Params, load_params
+from mnist_cnn.search_space import read_sweep
+from mnist_cnn.sweep import chains, finished
+
+TRIALS = 5
+SMALL: dict[str, Any] = {
+    "trials": TRIALS,
+    "objective": "validation_loss",
+    "seed": 0,
+    "random_trials": 2,
+    "pruning": {"kind": "median", "warmup_trials": 2, "warmup_epochs": 1},
+    "patience": 3,
+    "settings": {"train.epochs": 2},
+    "ranges": {
+        "train.learning_rate": {"low": 0.01, "high": 0.3, "log": True},
+        "train.batch_size": [50, 100],
+    },
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "sweep.yaml"
+    YAML(typ="safe").dump({**SMALL, **changes}, path)
+    return path
+
+
+def test_the_projects_own_sweep_fits_its_params() -> None:
+    sweep = read_sweep(load_params(REPOSITORY / "params.yaml"), REPOSITORY / "sweep.yaml")
+    assert sweep.spaces.keys() == sweep.plan.ranges.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"trials": 0}, "trials: 0; should be"),
+        ({"trails": 3}, "trails: 3; unknown key, do you mean trials?"),
+        ({"ranges": {}}, "ranges: {}; should be one or more"),
+        (
+            {"ranges": {"train.learning_rat": [1, 2]}},
+            "ranges.train.learning_rat: unknown key of params.yaml, do you mean "
+            "train.learning_rate?",
+        ),
+        (
+            {"ranges": {"train.learning_rate": {"low": 0.1, "high": 20.0}}},
+            "ranges.train.learning_rate: 20.0; should be a number, above 0 and at most 10",
+        ),
+        (
+            {"ranges": {"train.learning_rate": {"low": 0.2, "high": 0.1}}},
+            "ranges.train.learning_rate.high: 0.1; should be above low, which is 0.2",
+        ),
+        (
+            {"ranges": {"train.batch_size": {"low": 32.5, "high": 64}}},
+            "ranges.train.batch_size.low: 32.5; should be a whole number",
+        ),
+        ({"ranges": {"train.seed": [0, 1]}}, "should not be searched: the best of several seeds"),
+        ({"settings": {"train.final_fit": True}}, "leaves no images to judge a trial by"),
+        ({"settings": {"train.epochs": 0}}, "settings.train.epochs: 0; should be"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_in_a_line(
+    changes: dict[str, Any], problem: str, params: Params, tmp_path: Path
+) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(MnistCnnError) as refusal:
+        read_sweep(params, path)
+    assert any(problem in line for line in str(refusal.value).splitlines()), refusal.value
+
+
+@pytest.fixture(scope="module")
+def project(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A small project with the images, but no model, in which nothing was searched."""
+    project = copy_project(tmp_path_factory.mktemp("sweep"), raw_data)
+    write(project.folder)
+    project.run("dvc", "repro", "download")
+    project.commit("A small sweep")
+    return project
+
+
+def study(project: Project, name: str) -> optuna.Study:
+    database = f"sqlite:///{project.folder}/.checkpoints/sweeps.db"
+    return optuna.load_study(study_name=name, storage=database)
+
+
+@pytest.fixture
+def workers(project: Project) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two commands on one study, as from two shells."""
+    command = ["mnist-cnn", "sweep", "--name", "shared"]
+    running = [
+        subprocess.Popen(
+            command,
+            cwd=project.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    yield running
+    for one in running:
+        one.kill()
+        one.wait()
+
+
+def children(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == process:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_killed_workers_trial_is_done_again_and_none_is_counted_twice(
+    project: Project, workers: list[subprocess.Popen[str]]
+) -> None:
+    database = project.folder / ".checkpoints/sweeps.db"
+
+    def in_training() -> bool:
+        """Whether each worker is at a trial, and one has done an epoch of it."""
+        try:
+            with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+                states = connection.execute("select state from trials").fetchall()
+                epochs = connection.execute("select count(*) from trial_heartbeats").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        return len([state for state in states if state == ("RUNNING",)]) == 2 and epochs[0] >= 2
+
+    deadline = time.monotonic() + 90
+    while not in_training():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed, other = workers
+    for child in children(killed.pid):
+        os.kill(child, signal.SIGKILL)
+    os.kill(killed.pid, signal.SIGKILL)
+    told = other.communicate(timeout=120)[0]
+    assert other.returncode == 0, told
+
+    trials = study(project, "shared").get_trials()
+    done = finished(trials, TRIALS)
+    assert len(done) == TRIALS
+    chained = chains(trials, TRIALS)
+    assert len(chained) == TRIALS
+    # One finished attempt for each trial of the search, and the dead one among those that failed.
+    for chain in chained.values():
+        assert len([trial for trial in chain if trial in done]) == 1
+        assert len({json.dumps(trial.params, sort_keys=True) for trial in chain}) == 1
+    assert [trial for chain in chained.values() for trial in chain if len(chain) > 1]
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_is_judged_by_its_ranges_and_gives_a_winner(project: Project) -> None:
+    few = {**SMALL, "trials": 2}
+    write(project.folder, **few)
+    first = project.run("mnist-cnn", "sweep").stdout
+    assert "trial 0: validation loss" in first
+    assert "2 trials" in first
+    write(project.folder, trials=4)
+    then = project.run("mnist-cnn", "sweep").stdout
+    assert "trial 0:" not in then
+    assert "trial 3:" in then
+    assert len(study(project, "sweep").get_trials()) == 4
+    assert "4 trials" in project.run("mnist-cnn", "sweep").stdout  # nothing is left to do
+
+    write(project.folder, seed=1)
+    refused = project.run("mnist-cnn", "sweep", check=False)
+    assert refused.returncode == 1
+    assert "was made with other ranges or settings; give this one another --name" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    write(project.folder, trials=4)
+
+    project.run("mnist-cnn", "sweep", "--best")
+    best = study(project, "sweep").best_trial.params
+    project.run("dvc", "exp", "apply", "sweep-best")
+    settings = load_params(project.folder / "params.yaml").train
+    assert settings.learning_rate == best["train.learning_rate"]
+    assert settings.batch_size == best["train.batch_size"]
+    assert settings.epochs == 3  # the params' own, not the sweep's
+    assert project.repro() == []
+
+
+def test_without_optuna_the_extra_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_cnn.cli import sweep
+
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MnistCnnError, match=r"pip install 'mnist-cnn\[sweep\]'"):
+        sweep.main([], standalone_mode=False)
