@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -289,20 +289,16 @@ class _Objective:
 
     def _note(self, trial: Trial, entry: EpochLog) -> float:
         """Keep what the epoch gave with the trial; its value."""
-        noted = {
-            "epoch": entry.epoch,
-            "validation_loss": entry.validation_loss,
-            "validation_accuracy": entry.validation_accuracy,
-        }
-        trial.set_user_attr(LAST, noted)
-        return float(noted[self._sweep.plan.objective] or 0.0)  # images are held out, so never None
+        names = ("epoch", "validation_loss", "validation_accuracy")
+        trial.set_user_attr(LAST, {name: getattr(entry, name) for name in names})
+        return float(getattr(entry, self._sweep.plan.objective))
 
 
 def _suggest(trial: Trial, sweep: Sweep) -> dict[str, Setting]:
     changes: dict[str, Setting] = {}
     for key, space in sweep.spaces.items():
         if not isinstance(space, Range):
-            changes[key] = trial.suggest_categorical(key, space)
+            changes[key] = cast("Setting", trial.suggest_categorical(key, space))
             continue
         kind = sweep.kind(key)
         low, high = bounds(space, kind)
