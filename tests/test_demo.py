@@ -144,7 +144,7 @@ def test_the_page_may_load_and_run_its_own_content_only(visitor: Visitor) -> Non
     assert response.status == 200
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     page = body.decode()
-    assert 'data-labels="1 7"' in page
+    assert 'data-labels="1,7"' in page
     assert f'data-most-bytes="{MOST_BYTES}"' in page
     assert "{{" not in page
     [policy] = response.headers.get_all("Content-Security-Policy")

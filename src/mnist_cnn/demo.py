@@ -78,7 +78,7 @@ class _Server(ThreadingHTTPServer):
         self.hosts = (f"127.0.0.1{suffix}", f"localhost{suffix}")
         page = PAGE.read_text(encoding="utf-8")
         for name, value in {
-            "labels": " ".join(recognizer.labels),
+            "labels": ",".join(recognizer.labels),
             "most_bytes": str(MOST_BYTES),
         }.items():
             page = page.replace("{{" + name + "}}", html.escape(value))
