@@ -44,6 +44,16 @@ def test_digits_in_disguise_are_read_as_without_it(
 
 
 @pytest.mark.slow
+def test_classes_of_any_names_are_judged_by_them(
+    recognizer: Recognizer, judged_digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"class {label}" for label in recognizer.labels)
+    monkeypatch.setattr(recognizer, "labels", names)
+    few = judged_digits.take(np.arange(20))
+    judged = judge_disguises(recognizer, Digits(few.images, few.labels, names))
+    assert judged["as it is"]["accuracy"] > 0.9
+
+
 def test_blank_paper_is_always_caught(recognizer: Recognizer) -> None:
     caught = judge_no_digits(recognizer, 20)
     assert caught.keys() == NO_DIGITS.keys()

@@ -427,7 +427,7 @@ def _judge_pictures(model: Path | None) -> None:
         "caught": judge_no_digits(recognizer, len(digits)),
     }
     write_json(PICTURES, judged)
-    shown = digits.take(np.arange(0, len(digits), len(digits) // 12))
+    shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
     draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 
 

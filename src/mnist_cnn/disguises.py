@@ -272,7 +272,7 @@ def judge_disguises(recognizer: Recognizer, digits: Digits) -> dict[str, dict[st
         pairs = list(zip(labels, direct, digits.labels, strict=True))
         judged[name] = {
             "agreement": mean(label == expected for label, expected, _ in pairs),
-            "accuracy": mean(label == str(truth) for label, _, truth in pairs),
+            "accuracy": mean(label == digits.names[truth] for label, _, truth in pairs),
             "flagged": mean(reading.warning is not None for reading in readings),
         }
     return judged
