@@ -129,6 +129,15 @@ def test_the_gallery_holds_any_number_of_mistakes(
     assert_is_a_picture(path)
 
 
+@pytest.mark.parametrize("names", [("$\\frac$", "a$b$"), ("T-shirt/top", "x" * 80)], ids=str)
+def test_the_gallery_has_room_for_any_names(names: tuple[str, ...], tmp_path: Path) -> None:
+    labels = np.arange(24) % 2
+    digits = Digits(np.zeros((24, 28, 28), np.uint8), labels, names)
+    wrong = np.eye(2, dtype=np.float32)[1 - labels]
+    draw_misclassified(evaluate(wrong, labels, 15, names), digits, tmp_path / "gallery.png")
+    assert_is_a_picture(tmp_path / "gallery.png")
+
+
 def test_the_gallery_shows_the_very_digits_that_are_read_wrongly(
     test_digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from mnist_cnn.artifacts import replacing
-from mnist_cnn.digits import Digits
+from mnist_cnn.digits import LABELS, Digits
 from mnist_cnn.evaluation import Evaluation, expected_calibration_error, wilson_interval
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BLUE, GREY = "#2563a8", "#8a8a8a"
 
 GALLERY = 96  # digits; more would not be looked at
+LONGEST_NAME = 9  # letters of a class that fit above an image, with a probability behind
 
 
 def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -104,22 +105,30 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
     columns = 12
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(columns, 1.15 * rows + 0.4), layout="constrained")
-    title = f"{len(wrong)} of {len(digits):,} test digits are read wrongly"
+    things = "digits" if digits.names == LABELS else "images"
+    title = f"{len(wrong)} of {len(digits):,} test {things} are read wrongly"
     if len(shown) < len(wrong):
         title += f"; the {len(shown)} surest mistakes"
     figure.suptitle(f"{title}: label → prediction (its probability)", fontsize="medium")
+    gap = "\n" if max(map(len, digits.names)) > 2 else " "  # long names take two lines
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, index in zip(figure.axes, shown, strict=False):
         axes.imshow(digits.images[index], cmap="gray_r", vmin=0, vmax=255)
+        actual, predicted = (
+            _short(digits.names[of[index]]) for of in (evaluation.labels, evaluation.predicted)
+        )
         axes.set_title(
-            f"{digits.names[evaluation.labels[index]]} → "
-            f"{digits.names[evaluation.predicted[index]]} "
-            f"({evaluation.confidence[index]:.2f})",
+            f"{actual} →{gap}{predicted} ({evaluation.confidence[index]:.2f})",
             fontsize="small",
             pad=2,
+            parse_math=False,  # a name may hold dollar signs
         )
     _save(figure, path)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def draw_pictures(
@@ -142,7 +151,8 @@ def draw_pictures(
             if reading.image is not None:
                 below.imshow(reading.image, cmap="gray", vmin=0, vmax=255)
             doubt = "?" if reading.warning else ""
-            below.set_title(f"{reading.label or 'no ink'}{doubt}", fontsize="small", pad=2)
+            read = f"{_short(reading.label)}{doubt}" if reading.label else "no ink"
+            below.set_title(read, fontsize="small", pad=2, parse_math=False)
     _save(figure, path)
 
 
