@@ -16,7 +16,7 @@ from mnist_cnn.onnx_export import check_parity, describe, export_onnx, measure_a
 from mnist_cnn.params import load_params
 from mnist_cnn.paths import ONNX_INT8_MODEL, ONNX_METRICS, ONNX_MODEL, RAW_DATA, WEIGHTS
 from mnist_cnn.quantisation import check_loss, quantise
-from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from
+from mnist_cnn.rejection import note_least_logits, read_by, to_choose_from
 from mnist_cnn.seal import seal
 from mnist_cnn.stage import running
 from mnist_cnn.weights import load_weights
@@ -35,7 +35,8 @@ def main() -> None:
     )
     calibration = training.take(np.arange(params.export.calibration_images))
 
-    description = describe(network, sha256(WEIGHTS), read_description(RAW_DATA))
+    data = read_description(RAW_DATA)
+    description = describe(network, sha256(WEIGHTS), data)
     model = export_onnx(network, params.export.opset, description)
     small = quantise(model, calibration, description)
     try:
@@ -45,7 +46,7 @@ def main() -> None:
         for outdated in (ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
             outdated.unlink(missing_ok=True)  # it must not stand in for the one that failed
         raise
-    digits = seen_as_pictures(to_choose_from(validation))
+    digits = read_by(to_choose_from(validation), data.dataset)
     for exported in (model, small):
         note_least_logits(exported, digits, params.export.flagged)
 

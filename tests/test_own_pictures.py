@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.own_pictures import read_own_pictures
+from mnist_cnn.recognizer import NO_CLASS, UNSURE_CLASS, Recognizer
 
 CLASSES = ("ring", "ä b", "10", "9")
 
@@ -113,6 +114,19 @@ def test_the_pipeline_learns_the_users_own_classes(project: Project) -> None:
     picture = project.folder / "new.png"
     draw("ä b", np.random.default_rng(1)).save(picture)
     assert "ä b" in project.run("mnist-cnn", "predict", "new.png").stdout
+
+
+@pytest.mark.slow
+def test_new_pictures_of_the_users_own_are_read_and_mostly_not_doubted(project: Project) -> None:
+    rng = np.random.default_rng(1)
+    drawn = [kind for kind in CLASSES for _ in range(30)]
+    recognizer = Recognizer(project.folder / "models/mnist_cnn.onnx")
+    readings = list(recognizer.predict_many(draw(kind, rng) for kind in drawn))
+    right = [reading.label == kind for reading, kind in zip(readings, drawn, strict=True)]
+    assert np.mean(right) > 0.9
+    doubts = [reading.warning for reading in readings if reading.warning]
+    assert len(doubts) < 0.2 * len(drawn)  # each bound rests on six pictures
+    assert set(doubts) <= {NO_CLASS, UNSURE_CLASS}
 
 
 @pytest.mark.slow

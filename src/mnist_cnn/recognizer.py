@@ -21,6 +21,9 @@ from mnist_cnn.seal import is_broken
 NO_INK = "no ink was found"
 NO_DIGIT = "may not be a digit"
 UNSURE = "may be another digit"  # each other one may be less likely, but not all together
+# What they say where the labels are no digits.
+NO_CLASS = "may be of no class"
+UNSURE_CLASS = "may be of another class"
 
 # In bytes; 2,000 times what the pipeline makes.
 LARGEST_MODEL = 100_000_000
@@ -160,6 +163,9 @@ class Recognizer:
         if not properties.keys() >= {LABELS, LEAST_LOGITS, DIGEST}:
             raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
         self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
+        digits = all(label.isdecimal() for label in self.labels)
+        self._no_class = NO_DIGIT if digits else NO_CLASS
+        self._unsure = UNSURE if digits else UNSURE_CLASS
         self._least_logits = np.asarray(noted_least_logits(self._session), np.float32)
 
     def predict(self, picture: Picture) -> Reading:
@@ -243,6 +249,6 @@ class Recognizer:
         likeliest = probabilities.argmax(axis=1)
         rows = np.arange(len(images))
         warnings = np.full(len(images), None, np.object_)
-        warnings[probabilities[rows, likeliest] < 0.5] = UNSURE
-        warnings[logits[rows, likeliest] < self._least_logits[likeliest]] = NO_DIGIT
+        warnings[probabilities[rows, likeliest] < 0.5] = self._unsure
+        warnings[logits[rows, likeliest] < self._least_logits[likeliest]] = self._no_class
         return Judged(likeliest, probabilities, warnings.tolist())

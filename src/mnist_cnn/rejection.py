@@ -30,6 +30,14 @@ def to_judge_by(validation: Digits) -> Digits:
     return validation.take(np.arange(0, len(validation), 5))
 
 
+def read_by(digits: Digits, dataset: str) -> npt.NDArray[np.uint8]:
+    """The images ``[n, 28, 28]`` by which the recogniser will know `digits` of `dataset`.
+
+    A folder's are what it made of people's pictures, and to make that once more would blur them.
+    """
+    return digits.images if dataset == "folder" else seen_as_pictures(digits)
+
+
 def seen_as_pictures(digits: Digits) -> npt.NDArray[np.uint8]:
     """The images ``[n, 28, 28]`` that the recogniser makes of `digits`, less those without ink."""
     seen = [image for image in map(to_mnist, digits.images) if image is not None]
