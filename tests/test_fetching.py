@@ -170,6 +170,8 @@ def test_a_stall_ends(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.fault
 def test_a_drip_ends(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FetchError, match=r"it took more than 0\.1 s"):
+        fetch(f"{server}/drip", LIMIT, timeout=0.1)
     monkeypatch.setattr(fetching, "FILE_TIMEOUT", 0.5)
     with pytest.raises(FetchError, match=r"it took more than 0\.5 s"):
         fetch(f"{server}/drip", LIMIT)

@@ -1,16 +1,19 @@
 import gzip
 import hashlib
 import io
+import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision.datasets import EMNIST, KMNIST, QMNIST, FashionMNIST
 
-from mnist_cnn import relatives
+from mnist_cnn import relatives, sources
 from mnist_cnn.digits import (
     read_description,
     read_test_digits,
@@ -115,6 +118,23 @@ def test_the_sums_that_are_trusted_are_not_those_of_other_files(tmp_path: Path) 
     source = put(tmp_path, as_published("kmnist"))
     with pytest.raises(MnistCnnError, match="has the SHA-256"):
         download_relative("kmnist", [source], tmp_path / "raw")
+
+
+def test_the_publishers_server_serves(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, as_published("emnist-digits"))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}/"
+        trusted = replace(sources.RELATIVES["emnist-digits"], url=here)
+        monkeypatch.setattr("mnist_cnn.sources.RELATIVES", {"emnist-digits": trusted})
+        served = download_relative("emnist-digits", ["torchvision"], tmp_path / "raw")
+        server.shutdown()
+    assert served == "torchvision"
+    assert np.array_equal(read_test_digits(tmp_path / "raw").images, IMAGES["test"])
 
 
 @pytest.mark.usefixtures("small")

