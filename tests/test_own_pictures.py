@@ -59,13 +59,15 @@ def test_what_cannot_be_used_is_named_each_in_a_line(tmp_path: Path) -> None:
     fill(tmp_path, pictures=6)
     (tmp_path / "ring/0.png").write_bytes(b"no picture")
     Image.new("L", (40, 40), 255).save(tmp_path / "9/blank.png")
+    draw("9", np.random.default_rng(0)).save(tmp_path / "lost.png")
     (tmp_path / "few").mkdir()
     draw("9", np.random.default_rng(0)).save(tmp_path / "few/1.png")
     (tmp_path / "a,b").mkdir()
     with pytest.raises(MnistCnnError) as refusal:
         read_own_pictures(tmp_path, test_share=0.2)
     told = str(refusal.value)
-    assert len(told.splitlines()) == 5
+    assert len(told.splitlines()) == 6
+    assert f"{tmp_path}/lost.png is of no class: move it into the folder of one" in told
     assert f"{tmp_path}/ring/0.png: " in told
     assert f"{tmp_path}/9/blank.png: no ink was found; remove it" in told
     assert f"{tmp_path}/few has 1 pictures; it needs at least 5" in told

@@ -6,7 +6,7 @@ import numpy as np
 
 from mnist_cnn.digits import Digits, stratified_split
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.pictures import PictureError, find_pictures, load_grey
+from mnist_cnn.pictures import SUFFIXES, PictureError, find_pictures, load_grey
 from mnist_cnn.preprocessing import to_mnist
 
 LEAST_PICTURES = 5  # of a class: some to learn from, to choose by and to judge by
@@ -32,7 +32,12 @@ def read_own_pictures(folder: Path, test_share: float) -> tuple[Digits, Digits]:
             f"{folder} needs a folder of pictures for each of at least two classes, such as "
             f"{folder}/cat and {folder}/dog; it has {len(names)}"
         )
-    images, labels, problems = [], [], []
+    images, labels = [], []
+    problems = [
+        f"{path} is of no class: move it into the folder of one"
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix.lower() in SUFFIXES
+    ]
     for label, name in enumerate(names):
         if "," in name or not name.isprintable():
             problems.append(f"{name!r} cannot be a class: rename it without commas")
