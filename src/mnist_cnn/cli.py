@@ -385,7 +385,7 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
 @click.option(
     "--images",
     type=click.IntRange(1, 10_000),
-    default=10_000,
+    default=2_000,
     show_default=True,
     help="For --suite: how many of the images.",
 )
