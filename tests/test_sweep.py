@@ -11,12 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import REPOSITORY, Project, copy_project
+from conftest import Project, copy_project
 from ruamel.yaml import YAML
 
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.params import Params, load_params
-from mnist_cnn.search_space import read_sweep
+from mnist_cnn.params import load_params
 from mnist_cnn.sweep import chains, finished
 
 TRIALS = 5
@@ -39,48 +38,6 @@ def write(folder: Path, **changes: Any) -> Path:
     path = folder / "sweep.yaml"
     YAML(typ="safe").dump({**SMALL, **changes}, path)
     return path
-
-
-def test_the_projects_own_sweep_fits_its_params() -> None:
-    sweep = read_sweep(load_params(REPOSITORY / "params.yaml"), REPOSITORY / "sweep.yaml")
-    assert sweep.spaces.keys() == sweep.plan.ranges.keys()
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"trials": 0}, "trials: 0; should be"),
-        ({"trails": 3}, "trails: 3; unknown key, do you mean trials?"),
-        ({"ranges": {}}, "ranges: {}; should be one or more"),
-        (
-            {"ranges": {"train.learning_rat": [1, 2]}},
-            "ranges.train.learning_rat: unknown key of params.yaml, do you mean "
-            "train.learning_rate?",
-        ),
-        (
-            {"ranges": {"train.learning_rate": {"low": 0.1, "high": 20.0}}},
-            "ranges.train.learning_rate: 20.0; should be a number, above 0 and at most 10",
-        ),
-        (
-            {"ranges": {"train.learning_rate": {"low": 0.2, "high": 0.1}}},
-            "ranges.train.learning_rate.high: 0.1; should be above low, which is 0.2",
-        ),
-        (
-            {"ranges": {"train.batch_size": {"low": 32.5, "high": 64}}},
-            "ranges.train.batch_size.low: 32.5; should be a whole number",
-        ),
-        ({"ranges": {"train.seed": [0, 1]}}, "should not be searched: the best of several seeds"),
-        ({"settings": {"train.final_fit": True}}, "leaves no images to judge a trial by"),
-        ({"settings": {"train.epochs": 0}}, "settings.train.epochs: 0; should be"),
-    ],
-)
-def test_what_cannot_be_searched_is_told_in_a_line(
-    changes: dict[str, Any], problem: str, params: Params, tmp_path: Path
-) -> None:
-    path = write(tmp_path, **changes)
-    with pytest.raises(MnistCnnError) as refusal:
-        read_sweep(params, path)
-    assert any(problem in line for line in str(refusal.value).splitlines()), refusal.value
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +140,10 @@ def test_a_sweep_goes_on_is_judged_by_its_ranges_and_gives_a_winner(project: Pro
     assert "trial 3:" in then
     assert len(study(project, "sweep").get_trials()) == 4
     assert "4 trials" in project.run("mnist-cnn", "sweep").stdout  # nothing is left to do
+
+    none = project.run("mnist-cnn", "sweep", "--best", "--name", "other", check=False)
+    assert none.returncode == 1
+    assert "there is no study 'other' yet" in none.stdout
 
     write(project.folder, seed=1)
     refused = project.run("mnist-cnn", "sweep", check=False)

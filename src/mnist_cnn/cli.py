@@ -368,7 +368,7 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
         rest = "" if name == "sweep" else f" --name {name}"
         click.echo(f"Take it: mnist-cnn sweep --best{rest}")
         return
-    study = open_study(plan, url, name)
+    study = open_study(plan, url, name, make=False)
     experiment = f"{name}-best"
     click.echo(f"running the pipeline with the settings of trial {find_best(study).number}")
     metrics = take_best(study, experiment)

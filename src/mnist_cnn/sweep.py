@@ -19,6 +19,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
@@ -56,17 +57,22 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def open_study(sweep: Sweep, url: str, name: str) -> optuna.Study:
-    """The study `name` in the database at `url`, made unless it is there.
+def open_study(sweep: Sweep, url: str, name: str, make: bool = True) -> optuna.Study:
+    """The study `name` in the database at `url`; where there is none, `make` it.
 
     Raises:
-        MnistCnnError: it was made with another plan, other params or other code; or the database
-            cannot be used.
+        MnistCnnError: it was made with another plan, other params or other code; it is not there;
+            or the database cannot be used.
     """
     plan = sweep.plan
     with _told_database(url):
+        storage = _open_storage(url, plan.patience)
+        if not make and name not in optuna.get_all_study_names(storage):
+            raise MnistCnnError(
+                f"there is no study {name!r} yet; run the sweep without --best first"
+            )
         study = optuna.create_study(
-            storage=_open_storage(url, plan.patience),
+            storage=storage,
             sampler=_SeededByTrial(plan),
             pruner=_pruner(plan),
             study_name=name,
@@ -289,8 +295,7 @@ class _Objective:
 
     def _note(self, trial: Trial, entry: EpochLog) -> float:
         """Keep what the epoch gave with the trial; its value."""
-        names = ("epoch", "validation_loss", "validation_accuracy")
-        trial.set_user_attr(LAST, {name: getattr(entry, name) for name in names})
+        trial.set_user_attr(LAST, asdict(entry))
         return float(getattr(entry, self._sweep.plan.objective))
 
 
