@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from mnist_cnn import training
+from mnist_cnn.artifacts import sha256
 from mnist_cnn.data_parallel import Loss, ThreadedGradients
 from mnist_cnn.digits import read_training_digits, stratified_split
 from mnist_cnn.errors import MnistCnnError
@@ -219,10 +220,8 @@ def wait_for(happened: Callable[[], object]) -> None:
 def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(
     reproduced: Project, rank: int
 ) -> None:
-    expected = learn(reproduced, train__launcher="torchrun", train__processes=2, train__epochs=4)
-    reproduced.run("git", "checkout", "--quiet", "dvc.lock")
-    reproduced.run("rm", "-r", ".dvc/cache/runs")
-    (reproduced.folder / "models/model.safetensors").unlink()
+    shared = {"train.launcher": "torchrun", "train.processes": 2, "train.epochs": 4}
+    reproduced.set(**shared, **{"train.seed": 10 + rank})  # a run that no cache knows
     folder = reproduced.folder / ".checkpoints"
     killed = subprocess.Popen(
         ["dvc", "repro", "train"],
@@ -240,8 +239,10 @@ def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(
     assert not processes_of(reproduced)
 
     assert "going on after epoch" in reproduced.run("dvc", "repro", "train").stdout
-    found = load_file(reproduced.folder / "models/model.safetensors")
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    weights = reproduced.folder / "models/model.safetensors"
+    found = sha256(weights)
+    reproduced.run("dvc", "repro", "--force", "train")
+    assert found == sha256(weights)
 
 
 @pytest.mark.slow
