@@ -17,6 +17,7 @@ from PIL import Image
 
 from mnist_cnn.artifacts import sha256
 from mnist_cnn.cli import commands
+from mnist_cnn.contract import DIGEST
 from mnist_cnn.digits import Digits
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.recognizer import NO_INK, Recognizer
@@ -258,7 +259,9 @@ def test_another_model_or_input_does_not_go_on_with_an_old_output(
     before = hashes(output)
     other = tmp_path / "other.onnx"
     model = onnx.load(trained_model)
-    model.doc_string = "another one"
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    del properties[DIGEST]  # which it gets anew
+    onnx.helper.set_model_props(model, {**properties, "licence": "another"})
     other.write_bytes(seal(model))
     with pytest.raises(MnistCnnError, match="begun with another model; choose another output"):
         score(source, output, model=other)
