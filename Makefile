@@ -91,7 +91,7 @@ ablation: $(READY) ## what each part of the recipe is worth, on the validation i
 	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
 
 .PHONY: sweep
-sweep: $(READY) ## search for better settings by what sweep.yaml says (some 40 minutes; resumes)
+sweep: $(READY) ## search for better settings by what sweep.yaml says (five minutes; resumes)
 	mnist-cnn sweep --jobs $(JOBS)
 
 .PHONY: pictures

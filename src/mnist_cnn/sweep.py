@@ -68,9 +68,7 @@ def open_study(sweep: Sweep, url: str, name: str, make: bool = True) -> optuna.S
     with _told_database(url):
         storage = _open_storage(url, plan.patience)
         if not make and name not in optuna.get_all_study_names(storage):
-            raise MnistCnnError(
-                f"there is no study {name!r} yet; run the sweep without --best first"
-            )
+            raise MnistCnnError(f"there is no study {name!r} yet; run the sweep without --best")
         study = optuna.create_study(
             storage=storage,
             sampler=_SeededByTrial(plan),
@@ -157,10 +155,10 @@ def _pruner(plan: Plan) -> BasePruner:
 
 
 class _SeededByTrial(BaseSampler):
-    """The tree-structured Parzen estimator, seeded for each trial by its number.
+    """The tree-structured Parzen estimator, seeded for each trial by its place.
 
-    A sampler that is seeded once would draw the same again in each worker, and after each
-    interruption.
+    That is its number, less those that do another again. A sampler that is seeded once would draw
+    the same again in each worker, and after each interruption.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -169,10 +167,11 @@ class _SeededByTrial(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        entropy = (self._plan.seed, _origin(trial))
+        before = study.get_trials(deepcopy=False)[: _origin(trial)]
+        place = sum(other.number == _origin(other) for other in before)
         self._sampler = TPESampler(
             n_startup_trials=self._plan.random_trials,
-            seed=int(np.random.SeedSequence(entropy).generate_state(1)[0]),
+            seed=int(np.random.SeedSequence((self._plan.seed, place)).generate_state(1)[0]),
             multivariate=True,
             constant_liar=True,  # keep away from what other workers are trying
         )
@@ -296,32 +295,32 @@ class _Objective:
     def _note(self, trial: Trial, entry: EpochLog) -> float:
         """Keep what the epoch gave with the trial; its value."""
         trial.set_user_attr(LAST, asdict(entry))
-        return float(getattr(entry, self._sweep.plan.objective))
+        value: float = getattr(entry, self._sweep.plan.objective)
+        return value
 
 
 def _suggest(trial: Trial, sweep: Sweep) -> dict[str, Setting]:
     changes: dict[str, Setting] = {}
     for key, space in sweep.spaces.items():
         if not isinstance(space, Range):
+            # Of None, which Optuna takes too, there is none in params.yaml.
             changes[key] = cast("Setting", trial.suggest_categorical(key, space))
             continue
         kind = sweep.kind(key)
         low, high = bounds(space, kind)
         if kind is int:
-            step = int(space.step) or 1
-            changes[key] = trial.suggest_int(key, int(low), int(high), step=step, log=space.log)
+            changes[key] = trial.suggest_int(
+                key, int(low), int(high), step=int(space.step) or 1, log=space.log
+            )
         else:
-            step_or_none = space.step or None
             changes[key] = trial.suggest_float(
-                key, float(low), float(high), step=step_or_none, log=space.log
+                key, float(low), float(high), step=space.step or None, log=space.log
             )
     return changes
 
 
 def _work(sweep: Sweep, url: str, name: str, parent: int) -> None:
     """Do trials until as many as are wanted are finished: what the process of a worker runs."""
-    # Ctrl-C reaches all processes of a terminal, but only the first one is to answer.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with told_plainly("mnist-cnn"):
         try:
@@ -405,10 +404,13 @@ def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
     if len(told) == wanted:
         return study
     context = multiprocessing.get_context("spawn")
-    arguments = (sweep, url, name, os.getpid())
-    workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(jobs)]
+    given = (sweep, url, name, os.getpid())
+    workers = [context.Process(target=_work, args=given, daemon=True) for _ in range(jobs)]
+    # Ctrl-C reaches all processes of a terminal, but only this one is to answer.
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for worker in workers:
         worker.start()
+    signal.signal(signal.SIGINT, answer)
     alive = list(workers)
     try:
         with tqdm(
@@ -476,8 +478,8 @@ def find_best(study: optuna.Study) -> FrozenTrial:
         return study.best_trial
     except ValueError:
         raise MnistCnnError(
-            f"the study {study.study_name!r} has no trial yet that ran to its end; run the sweep "
-            "without --best first"
+            f"the study {study.study_name!r} has no trial that ran to its end; run "
+            "`mnist-cnn sweep`, with more trials in sweep.yaml"
         ) from None
 
 
@@ -496,8 +498,8 @@ def summary(study: optuna.Study, wanted: int, shown: int = 10) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-    stopped = len(done) - len(whole)
-    yield f"{len(done)} trials, {stopped} of them stopped early; the best is {best.number}:"
+    early = len(done) - len(whole)
+    yield f"{len(done)} trials, of which {early} were stopped early; the best is {best.number}:"
     yield from (f"  {key}: {json.dumps(value)}" for key, value in best.params.items())
 
 
