@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy.stats import ttest_1samp
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.experiments import arguments
 from mnist_cnn.params import Params, changed, load_params
-from mnist_cnn.study import GROUPS, read_recipes, report, summarise
+from mnist_cnn.study import GROUPS, Run, check_settings, read_recipes, report, summarise
 
 RECIPES = REPOSITORY / "recipes.yaml"
 
@@ -77,7 +79,9 @@ def project(reproduced: Project) -> Project:
 
 
 @pytest.mark.slow
-def test_a_study_runs_all_seeds_once_and_sums_them_up(project: Project) -> None:
+def test_a_study_runs_all_seeds_once_and_sums_them_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.run("mnist-cnn", "study", "published", "--seeds", "2")
     study = json.loads((project.folder / "metrics/study.json").read_text())
     assert list(study) == ["default", "gentle"]
@@ -87,6 +91,14 @@ def test_a_study_runs_all_seeds_once_and_sums_them_up(project: Project) -> None:
     committed = json.loads((project.folder / "metrics/accuracy.json").read_text())
     assert seeds[0]["0"] == committed["accuracy"]
     assert (project.folder / "metrics/plots/study.png").is_file()
+
+    # As where DVC mixed up the settings of two.
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    swapped = [Run("published", "gentle", 0, {"evaluate.min_accuracy": 0.0, "train.seed": 0})]
+    with pytest.raises(MnistCnnError, match="DVC ran published-gentle-0 with other settings"):
+        check_settings(swapped)
+    assert "published-gentle-0" not in project.run("dvc", "exp", "list", "--name-only").stdout
 
     ran = project.hashes(".dvc/cache/runs")
     project.run("mnist-cnn", "study", "published", "--seeds", "2")

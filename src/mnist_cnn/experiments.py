@@ -6,6 +6,7 @@ import subprocess
 from typing import Any
 
 from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.paths import PARAMS
 
 Setting = str | int | float | bool
 
@@ -21,9 +22,18 @@ def arguments(changes: dict[str, Setting]) -> list[str]:
 
 def experiments() -> dict[str, dict[str, Any]]:
     """The content of the metrics files of each experiment on the current commit, by its name."""
+    return _shown("metrics")
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """The content of params.yaml in each experiment on the current commit, by its name."""
+    return {name: files[str(PARAMS)]["data"] for name, files in _shown("params").items()}
+
+
+def _shown(part: str) -> dict[str, dict[str, Any]]:
     rows = json.loads(dvc("exp", "show", "--json"))
     return {
-        experiment["name"]: (experiment["revs"][-1]["data"] or {}).get("metrics") or {}
+        experiment["name"]: (experiment["revs"][-1]["data"] or {}).get(part) or {}
         for row in rows
         for experiment in row.get("experiments") or []
     }

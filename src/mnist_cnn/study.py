@@ -16,9 +16,9 @@ from scipy.stats import t as student_t
 from tqdm import tqdm
 
 from mnist_cnn.errors import MnistCnnError
-from mnist_cnn.experiments import Setting, arguments, dvc, experiments
-from mnist_cnn.params import read_yaml
-from mnist_cnn.paths import ABLATION, ACCURACY, ROBUST_STUDY, STUDY, VALIDATION
+from mnist_cnn.experiments import Setting, arguments, dvc, experiments, settings
+from mnist_cnn.params import changed, read_yaml
+from mnist_cnn.paths import ABLATION, ACCURACY, PARAMS, ROBUST_STUDY, STUDY, VALIDATION
 
 Recipes = dict[str, dict[str, Setting]]
 Metrics = dict[str, float]
@@ -113,7 +113,7 @@ def run_study(
         jobs: how many run at once.
 
     Raises:
-        MnistCnnError: a run failed, or DVC did.
+        MnistCnnError: a run failed, or DVC did, or it mixed up their settings.
     """
     # A study wants the results of every seed, also of one below the gate.
     runs = [
@@ -130,6 +130,7 @@ def run_study(
             f"{len(failures)} of {len(runs)} runs failed; the others are kept:\n  "
             + "\n  ".join(failures)
         )
+    check_settings(runs)
     measured = experiments()
     return {
         recipe: {
@@ -141,6 +142,25 @@ def run_study(
         }
         for recipe in recipes
     }
+
+
+def check_settings(runs: list[Run]) -> None:
+    """Remove what was run with other settings than its own, and refuse to go on.
+
+    DVC passes settings through the workspace: of two runs that start at once, it may rarely give
+    one the settings of the other.
+
+    Raises:
+        MnistCnnError: some were, or DVC failed.
+    """
+    base, found = read_yaml(PARAMS), settings()
+    wrong = [run.name for run in runs if found[run.name] != changed(base, run.changes)]
+    if wrong:
+        dvc("exp", "remove", *wrong)
+        raise MnistCnnError(
+            f"DVC ran {', '.join(wrong)} with other settings than asked for; they were removed, so "
+            "start the study again: it keeps the others"
+        )
 
 
 def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
