@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,6 +91,24 @@ def test_a_fine_pen_leaves_as_much_ink_as_in_mnist() -> None:
     assert fine is not None
     assert usual is not None
     assert fine.sum() > 0.5 * usual.sum()
+
+
+def test_a_broad_pen_leaves_less_ink_than_it_drew(judged_digits: Digits) -> None:
+    shares = []
+    for image in judged_digits.images[:100]:
+        large = cv2.resize(image, (224, 224), interpolation=cv2.INTER_CUBIC)
+        seen = to_mnist(cv2.dilate(large, np.ones((33, 33), np.uint8)))
+        assert seen is not None
+        shares.append(seen.sum() / image.sum())
+    assert np.mean(shares) < 1.85  # 2.2 if it stayed as broad
+
+
+def test_what_has_no_strokes_is_not_thinned_away() -> None:
+    paper = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(paper).ellipse([60, 60, 130, 130], fill=0)
+    seen = to_mnist(np.asarray(paper))
+    assert seen is not None
+    assert (seen > 127).sum() > 150
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

@@ -26,12 +26,14 @@ BOX = 20  # the longest side of a digit in MNIST
 
 FAINTEST = 0.08  # share of the range from black to white; below it, nothing is told from paper
 NOISE = 5.0  # standard deviations of the paper's grain, which ink must exceed
-# Of a digit's longest side: the least width of its strokes. In MNIST, 5 % are thinner.
-THINNEST = 0.09
+# Of a digit's longest side: the least and the greatest width of its strokes. In MNIST, 5 % are
+# thinner, and 10 % broader.
+THINNEST, BROADEST = 0.09, 0.23
 SMALL = 20  # pixels of the longer side; below, strokes are hardly wider than a pixel
 # What is enlarged so much is sharpened: so much of its difference from a Gaussian blur, in enlarged
-# pixels, is added. Of MNIST's validation digits in 8 x 8 pixels, 98.2 % are then read, else 97.9 %.
-SHARPENED, BLUR = 0.75, 3.0
+# pixels, is added. Of validation digits of six breadths of pen, each in 8 x 8 pixels, 98.0 % are
+# then read, else 96.5 %.
+SHARPENED, BLUR = 1.0, 3.0
 MOST_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
 
 # The grid of points on which paper is told from ink, and the terms of a quadratic surface there.
@@ -313,12 +315,12 @@ def normalise(digit: Plane) -> Grey:
     Args:
         digit: ``[height, width]`` from 0 to 1, cut at the digit's edges.
     """
+    if max(digit.shape) > 1.5 * BOX:  # else the strokes are too few pixels wide to be measured
+        digit = _usual_pen(digit)
     height, width = digit.shape
     longest = max(height, width)
     scale = BOX / longest
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    if longest > 2 * BOX:
-        digit = _thick_enough(digit)
     if longest != BOX:
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         digit = cast("Plane", cv2.resize(digit, size, interpolation=how))
@@ -337,13 +339,29 @@ def normalise(digit: Plane) -> Grey:
     return image
 
 
-def _thick_enough(digit: Plane) -> Plane:
-    """Broaden the strokes of a fine pen, which else would vanish when made small."""
-    missing = round(THINNEST * max(digit.shape) - _pen_width(digit > 0.5))
-    if missing < 1:
-        return digit
-    brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (missing + 1, missing + 1))
-    return cast("Plane", cv2.dilate(digit, brush))
+def _usual_pen(digit: Plane) -> Plane:
+    """The digit as a pen of MNIST's draws it: a finer one's would vanish when made small.
+
+    Of 1,500 validation digits, eight times as large and with strokes broadened by 5 of 20 pixels,
+    97.1 % are then read, else 90.9 %; of digits as they are, as many as before.
+    """
+    longest, width = max(digit.shape), _pen_width(digit > 0.5)
+    missing = round(THINNEST * longest - width)
+    if missing > 0:
+        return cast("Plane", cv2.dilate(digit, _brush(missing)))
+    surplus = round(width - BROADEST * longest)
+    if surplus > 0:
+        thinned = cv2.erode(np.pad(digit, 1), _brush(surplus))
+        rows, columns = (np.flatnonzero(thinned.any(axis=axis)) for axis in (1, 0))
+        if rows.size:
+            return cast("Plane", thinned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return digit
+
+
+def _brush(width: int) -> npt.NDArray[np.uint8]:
+    """By which a stroke becomes `width` pixels broader, or finer."""
+    size = (width + 1, width + 1)
+    return cast("npt.NDArray[np.uint8]", cv2.getStructuringElement(cv2.MORPH_ELLIPSE, size))
 
 
 def _enlarged(grey: Grey) -> Grey:
