@@ -37,8 +37,7 @@ from mnist_cnn.processes import ProcessGradients, joined, synchronise
 with joined("cpu") as processes:
     one = network()
     synchronise(one, processes)
-    with ProcessGradients(one, processes) as gradients:
-        losses = learn_steps(one, gradients.backward)
+    losses = learn_steps(one, ProcessGradients(one, processes).backward)
     found = {"losses": losses, **one.state_dict()}
     found |= {f"recipe.{name}": value for name, value in learn_recipe(processes).items()}
     if processes.leads:

@@ -23,20 +23,18 @@ class DigitNetwork(nn.Module):
     pixel, and their logits are averaged. No parameter is added, and no training step is slower.
     """
 
+    channels: int  # of 3 x 3, that the convolutions end with
+
     def __init__(
         self,
-        features: nn.Sequential,
-        size: int,
-        dropout: float,
-        views: int,
-        normalisation: str,
-        classes: int,
+        dropout: float = 0.0,
+        views: int = 1,
+        normalisation: str = "fixed",
+        classes: int = len(LABELS),
     ) -> None:
         """Draw initial weights from torch's global generator.
 
         Args:
-            features: the convolutions, from one channel to `size` / 9 channels of 3 x 3.
-            size: how many features there are.
             dropout: probability with which each of the last channels is zeroed in training.
             views: how many of `SHIFTS` are averaged.
             normalisation: ``fixed``, by the mean and deviation of MNIST's pixels, or ``image``, by
@@ -44,11 +42,15 @@ class DigitNetwork(nn.Module):
             classes: how many logits there are.
         """
         super().__init__()
-        self.features = features
+        self.features = nn.Sequential(*self._layers())
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(size, classes)
+        self.classifier = nn.Linear(self.channels * 3 * 3, classes)
         self.views = views
         self.normalisation = normalisation
+
+    def _layers(self) -> list[nn.Module]:
+        """New ones, from one channel of 28 x 28 to `channels` of 3 x 3."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float ``[n, classes]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
@@ -103,15 +105,10 @@ class DigitCNN(DigitNetwork):
     convolution and of the batch norm.
     """
 
-    def __init__(
-        self,
-        dropout: float = 0.0,
-        views: int = 1,
-        normalisation: str = "fixed",
-        classes: int = len(LABELS),
-    ) -> None:
-        features = nn.Sequential(_block(1, 8), _block(8, 16), _block(16, 32))
-        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation, classes)
+    channels = 32
+
+    def _layers(self) -> list[nn.Module]:
+        return [_block(1, 8), _block(8, 16), _block(16, 32)]
 
 
 class FastDigitCNN(DigitNetwork):
@@ -125,15 +122,10 @@ class FastDigitCNN(DigitNetwork):
       pools drop the last.
     """
 
-    def __init__(
-        self,
-        dropout: float = 0.0,
-        views: int = 1,
-        normalisation: str = "fixed",
-        classes: int = len(LABELS),
-    ) -> None:
-        features = nn.Sequential(*_pooled(1, 8), *_pooled(8, 16), *_pooled(16, 32))
-        super().__init__(features, 32 * 3 * 3, dropout, views, normalisation, classes)
+    channels = 32
+
+    def _layers(self) -> list[nn.Module]:
+        return [*_pooled(1, 8), *_pooled(8, 16), *_pooled(16, 32)]
 
     def _logits(self, images: Tensor) -> Tensor:
         return super()._logits(images[:, :, 2:-2, 2:-2])
@@ -155,14 +147,10 @@ class DeepDigitCNN(DigitNetwork):
     shrinks, by a max-pool before them, which leaves them a quarter of the work.
     """
 
-    def __init__(
-        self,
-        dropout: float = 0.0,
-        views: int = 1,
-        normalisation: str = "fixed",
-        classes: int = len(LABELS),
-    ) -> None:
-        features = nn.Sequential(
+    channels = 16
+
+    def _layers(self) -> list[nn.Module]:
+        return [
             *_pooled(1, 8),
             *_convolution(8, 16),
             nn.ReLU(inplace=True),
@@ -170,8 +158,7 @@ class DeepDigitCNN(DigitNetwork):
             *_convolution(16, 16),
             nn.ReLU(inplace=True),
             *_pooled(16, 16),
-        )
-        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation, classes)
+        ]
 
 
 class _Contrast(nn.Conv2d):
@@ -199,21 +186,16 @@ class RobustDigitCNN(DigitNetwork):
     9,885 in all. No convolution has a bias, which the batch norm behind it would take off.
     """
 
-    def __init__(
-        self,
-        dropout: float = 0.0,
-        views: int = 1,
-        normalisation: str = "fixed",
-        classes: int = len(LABELS),
-    ) -> None:
-        features = nn.Sequential(
+    channels = 16
+
+    def _layers(self) -> list[nn.Module]:
+        return [
             *(_Contrast(1, 9, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(9)),
             *_unbiased(9, 16),
             *_unbiased(16, 16, pool=True),
             *_unbiased(16, 16),
             *_unbiased(16, 16, pool=True),
-        )
-        super().__init__(features, 16 * 3 * 3, dropout, views, normalisation, classes)
+        ]
 
 
 def _unbiased(inputs: int, outputs: int, pool: bool = False) -> list[nn.Module]:
@@ -222,7 +204,7 @@ def _unbiased(inputs: int, outputs: int, pool: bool = False) -> list[nn.Module]:
     return [convolution, *pools, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-ARCHITECTURES: dict[str, type[DigitCNN | FastDigitCNN | DeepDigitCNN | RobustDigitCNN]] = {
+ARCHITECTURES: dict[str, type[DigitNetwork]] = {
     "base": DigitCNN,
     "fast": FastDigitCNN,
     "deep": DeepDigitCNN,

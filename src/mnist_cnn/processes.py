@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -147,17 +146,6 @@ class ProcessGradients:
             device_ids=[device] if device.type == "cuda" else None,
             forward_sync_buffers=False,  # every process has the statistics of the whole batch
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def backward(self, loss: Loss, chosen: Tensor) -> Tensor:
         """Set the gradients of the network to those of its mean `loss` over a batch.

@@ -137,11 +137,17 @@ def read_logits(
     session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
     """Logits, ``[n, 10]``, of uint8 ``[n, 28, 28]``, by a model that `open_reader` opened."""
+    return _read(session, OUTPUTS[:1], images)[0]
+
+
+def _read(
+    session: onnxruntime.InferenceSession, outputs: list[str], images: npt.NDArray[np.uint8]
+) -> list[npt.NDArray[np.float32]]:
     batches = [
-        session.run(OUTPUTS[:1], {INPUT: images[start : start + BATCH]})[0]
+        session.run(outputs, {INPUT: images[start : start + BATCH]})
         for start in range(0, len(images), BATCH)
     ]
-    return np.concatenate(batches)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 class Recognizer:
@@ -241,11 +247,7 @@ class Recognizer:
         Args:
             images: uint8 ``[n, 28, 28]``, 0 for paper, n at least 1; each has ink.
         """
-        batches = [
-            self._session.run(OUTPUTS, {INPUT: images[start : start + BATCH]})
-            for start in range(0, len(images), BATCH)
-        ]
-        logits, probabilities = map(np.concatenate, zip(*batches, strict=True))
+        logits, probabilities = _read(self._session, OUTPUTS, images)
         likeliest = probabilities.argmax(axis=1)
         rows = np.arange(len(images))
         warnings = np.full(len(images), None, np.object_)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 
 import torch
@@ -176,9 +177,9 @@ def train(
 
 def _gradients(
     network: nn.Module, threads: int, processes: Processes
-) -> ThreadedGradients | ProcessGradients:
+) -> AbstractContextManager[ThreadedGradients | ProcessGradients]:
     if processes.count > 1:
-        return ProcessGradients(network, processes)
+        return nullcontext(ProcessGradients(network, processes))
     return ThreadedGradients(network, threads)
 
 
