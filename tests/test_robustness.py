@@ -102,6 +102,13 @@ def test_the_command_writes_the_report_and_draws_it(
         assert min(picture.size) > 1_000
 
 
+@pytest.mark.parametrize("options", [["--images", "50"], ["--validation"]])
+def test_options_of_the_suite_are_refused_without_it(options: list[str]) -> None:
+    result = CliRunner().invoke(commands, ["evaluate", *options])
+    assert result.exit_code == 2
+    assert "belong to --suite" in result.output
+
+
 def test_a_model_that_takes_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(

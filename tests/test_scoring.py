@@ -245,8 +245,8 @@ def test_ctrl_c_is_one_line_and_a_second_run_beside_is_refused(
             score(many, output, model=trained_model, size=500)
         running.send_signal(signal.SIGINT)
         assert running.stderr is not None
-        assert running.stderr.read() == b"\nAborted!\n"
-    assert running.returncode == 1
+        assert running.stderr.read() == b"mnist-cnn: interrupted\n"
+    assert running.returncode == 130
 
 
 def test_another_model_or_input_does_not_go_on_with_an_old_output(

@@ -63,7 +63,21 @@ def _word(context: click.Context, option: click.Parameter, value: str) -> str:
     return value
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    """Ends with 130 on Ctrl-C, as shells expect; click's own ends with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("mnist-cnn: interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="mnist-cnn")
 def commands() -> None:
     """Read handwritten digits in pictures, and work with the pipeline that learnt to."""
@@ -385,16 +399,14 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
 @click.option(
     "--images",
     type=click.IntRange(1, 10_000),
-    default=2_000,
-    show_default=True,
-    help="For --suite: how many of the images.",
+    help="For --suite: how many of the images; by default 2,000.",
 )
 @click.option(
     "--validation",
     is_flag=True,
     help="For --suite: by the validation images, which recipes are chosen by; writes nothing.",
 )
-def evaluate(model: Path | None, suite: bool, images: int, validation: bool) -> None:
+def evaluate(model: Path | None, suite: bool, images: int | None, validation: bool) -> None:
     """Judge an ONNX file as a reader of pictures.
 
     Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
@@ -406,7 +418,9 @@ def evaluate(model: Path | None, suite: bool, images: int, validation: bool) -> 
     and gives what the pipeline's own does.
     """
     if suite:
-        _judge_robustness(model, images, validation)
+        _judge_robustness(model, images or 2_000, validation)
+    elif images or validation:
+        raise click.UsageError("--images and --validation belong to --suite; give it too")
     else:
         _judge_pictures(model)
 
