@@ -198,7 +198,7 @@ def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
         levels = _stretched(values, 65_535)
     elif np.issubdtype(values.dtype, np.floating):
         # A NaN compares false with everything, so the test says what is fine.
-        if not (values.min() >= 0 and values.max() <= 1):
+        if not (float(values.min()) >= 0 and float(values.max()) <= 1):
             raise PictureError("the array holds floats outside 0 to 1, or NaN; scale it to 0 to 1")
         levels = _stretched(values, 1)
     else:

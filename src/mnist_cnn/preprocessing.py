@@ -197,7 +197,7 @@ def _threshold(ink: Plane, floor: float) -> float | None:
 def _with_core(wide: Mask, core: Mask) -> Mask:
     """The connected parts of `wide` that hold a pixel of `core`, and one pixel around them."""
     _, labels = cv2.connectedComponents(wide.astype(np.uint8), connectivity=8)
-    kept = np.zeros(labels.max() + 1, bool)
+    kept = np.zeros(int(labels.max()) + 1, np.bool_)
     kept[labels[core]] = True
     kept[0] = False
     mask = kept[labels].astype(np.uint8)
