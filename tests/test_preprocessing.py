@@ -93,6 +93,11 @@ def test_a_fine_pen_leaves_as_much_ink_as_in_mnist() -> None:
     assert fine.sum() > 0.5 * usual.sum()
 
 
+def test_a_fine_stroke_that_fills_its_cut_is_broadened_too() -> None:
+    ink = normalise(np.ones((200, 4), np.float32)) / 255
+    assert ink.sum() > 1.5 * BOX
+
+
 def test_a_broad_pen_leaves_less_ink_than_it_drew(judged_digits: Digits) -> None:
     shares = []
     for image in judged_digits.images[:100]:
