@@ -1,5 +1,7 @@
 """The networks, from pixels to logits: 8,890 parameters in two orders, 9,802, or 9,885."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,7 @@ SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (
 LEAST_VARIANCE = 1e-3
 
 
-class DigitNetwork(nn.Module):
+class DigitNetwork(nn.Module, ABC):
     """Convolutions and a linear layer, with all that the networks below share.
 
     In evaluation mode, an image is read in several views, which are the image moved by up to a
@@ -48,9 +50,9 @@ class DigitNetwork(nn.Module):
         self.views = views
         self.normalisation = normalisation
 
+    @abstractmethod
     def _layers(self) -> list[nn.Module]:
         """New ones, from one channel of 28 x 28 to `channels` of 3 x 3."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float ``[n, classes]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
