@@ -4,9 +4,10 @@ from mnist_cnn.mnist_files import TEST_FILES, TRAINING_FILES
 from mnist_cnn.params import Data, load_params
 from mnist_cnn.paths import OWN_PICTURES, RAW_DATA
 from mnist_cnn.sources import download, download_relative, write_dataset
-from mnist_cnn.stage import running
+from mnist_cnn.stage import alone
 
 
+@alone("download")
 def main() -> None:
     """Write data/raw."""
     data = load_params().data
@@ -33,8 +34,3 @@ def read_own(data: Data) -> None:
     }
     write_dataset("folder", training.names, files, RAW_DATA)
     print(f"{len(training)} pictures of {len(training.names)} classes, and {len(test)} to test by")
-
-
-if __name__ == "__main__":
-    with running("download"):
-        main()

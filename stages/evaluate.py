@@ -22,10 +22,11 @@ from mnist_cnn.paths import (
     WEIGHTS,
 )
 from mnist_cnn.robustness import headline, judge
-from mnist_cnn.stage import running
+from mnist_cnn.stage import alone
 from mnist_cnn.weights import load_weights
 
 
+@alone("evaluate")
 def main() -> None:
     """Write metrics/accuracy.json, the confusion data and the pictures."""
     params = load_params()
@@ -67,8 +68,3 @@ def main() -> None:
             "improve the recipe or lower the gate in params.yaml"
         )
     print(f"accuracy {evaluation.accuracy:.4f} on {len(digits):,} test images")
-
-
-if __name__ == "__main__":
-    with running("evaluate"):
-        main()

@@ -1,16 +1,14 @@
 """Train the network on one part of the training images, watched on another."""
 
 from dataclasses import astuple, fields
-from pathlib import Path
 
 from mnist_cnn.artifacts import write_csv, write_json
 from mnist_cnn.checkpoint import Checkpoint
 from mnist_cnn.digits import Digits, read_training_digits, stratified_split
-from mnist_cnn.errors import told_plainly
 from mnist_cnn.params import Params, load_params
 from mnist_cnn.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
 from mnist_cnn.processes import Processes, is_member, joined, launch
-from mnist_cnn.stage import alone, running
+from mnist_cnn.stage import alone
 from mnist_cnn.training import EpochLog, train
 from mnist_cnn.weights import save_weights
 
@@ -20,7 +18,7 @@ def main() -> None:
     params = load_params()
     count = params.train.processes
     if params.train.launcher == "torchrun" and not is_member():
-        launch(Path(__file__), count)
+        launch(["stages", "train"], count)
         return
     with joined(params.train.device) as processes:
         if not processes.leads:
@@ -64,9 +62,3 @@ def learn(params: Params, processes: Processes) -> None:
 def rounded(figure: float | None) -> float | None:
     """To six decimals; None, after a final fit, stays."""
     return None if figure is None else round(figure, 6)
-
-
-if __name__ == "__main__":
-    # Those that torchrun started leave it to the process that started torchrun to put things back.
-    with told_plainly("train") if is_member() else running("train", takes_turns=False):
-        main()

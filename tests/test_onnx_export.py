@@ -29,7 +29,7 @@ def network(test_digits: Digits) -> DigitCNN:
 
 @pytest.fixture(scope="module")
 def model(network: DigitCNN) -> ModelProto:
-    return export_onnx(network, OPSET, describe(network, "0" * 64))
+    return export_onnx(network, OPSET, describe(network, "0" * 64, 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_normalisation_is_inside_the_graph(
 def test_normalisation_by_image_is_inside_the_graph_too(few: Digits) -> None:
     torch.manual_seed(0)
     network = DigitCNN(normalisation="image").eval()
-    exported = export_onnx(network, OPSET, describe(network, "0" * 64))
+    exported = export_onnx(network, OPSET, describe(network, "0" * 64, 0.5))
     assert check_parity(exported, network, few, 1e-4, (1, 600)).agreement == 1
     properties = {entry.key: entry.value for entry in exported.metadata_props}
     assert properties["normalisation"].startswith("by the mean and deviation of each image")
@@ -114,7 +114,7 @@ def test_the_format_is_the_oldest_that_has_the_opset(model: ModelProto) -> None:
 
 @pytest.mark.slow
 def test_two_exports_have_the_same_bytes(model: ModelProto, network: DigitCNN) -> None:
-    again = export_onnx(network, OPSET, describe(network, "0" * 64))
+    again = export_onnx(network, OPSET, describe(network, "0" * 64, 0.5))
     assert again.SerializeToString() == model.SerializeToString()
 
 
@@ -143,7 +143,7 @@ def test_parity_holds_for_each_network_in_several_views(
 ) -> None:
     torch.manual_seed(0)
     network = architecture(views=9)
-    model = export_onnx(network, OPSET, describe(network, "0" * 64))
+    model = export_onnx(network, OPSET, describe(network, "0" * 64, 0.5))
     parity = check_parity(model, network, few, tolerance=1e-4, batch_sizes=[1, 7, 256])
     assert parity.agreement == 1
     assert len(model.SerializeToString()) < 60_000

@@ -178,7 +178,7 @@ def test_a_process_that_fails_is_named(tmp_path: Path, capfd: pytest.CaptureFixt
     script = tmp_path / "fails.py"
     script.write_text("import os, time\ntime.sleep(60) if os.environ['RANK'] == '0' else exit(3)")
     with pytest.raises(MnistCnnError, match="process 1 of the training exited with 3"):
-        launch(script, 2)
+        launch([str(script)], 2)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -195,7 +195,7 @@ def processes_of(project: Project) -> dict[int, int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-            trains = b"stages/train.py" in (folder / "cmdline").read_bytes()
+            trains = b"stages\0train\0" in (folder / "cmdline").read_bytes()
             here = (folder / "cwd").resolve() == project.folder.resolve()
         except OSError:
             continue
@@ -219,7 +219,7 @@ def wait_for(happened: Callable[[], object]) -> None:
 def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(
     reproduced: Project, rank: int
 ) -> None:
-    shared = {"train.launcher": "torchrun", "train.processes": 2, "train.epochs": 4}
+    shared = {"train.launcher": "torchrun", "train.processes": 2, "train.epochs": 40}
     reproduced.set(**shared, **{"train.seed": 10 + rank})  # a run that no cache knows
     folder = reproduced.folder / ".checkpoints"
     killed = subprocess.Popen(
@@ -255,11 +255,10 @@ def test_two_hosts_train_one_network(reproduced: Project, tmp_path: Path) -> Non
     (other / weights).unlink()
     hosts = [
         subprocess.Popen(
-            [sys.executable, "stages/train.py"],
+            [sys.executable, "stages", "train"],
             cwd=folder,
             env={
                 **os.environ,
-                "PYTHONPATH": "src",
                 "PET_NNODES": "2",
                 "PET_NODE_RANK": str(place),
                 "PET_MASTER_ADDR": "127.0.0.1",

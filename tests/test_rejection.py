@@ -5,7 +5,7 @@ import onnx
 
 from mnist_cnn.contract import LEAST_LOGITS
 from mnist_cnn.digits import Digits
-from mnist_cnn.onnx_export import open_session
+from mnist_cnn.onnx_export import run_logits
 from mnist_cnn.recognizer import Recognizer
 from mnist_cnn.rejection import (
     NO_BOUND,
@@ -35,7 +35,7 @@ def test_of_each_label_at_most_the_share_asked_for_is_below_its_bound(
     model = onnx.load(trained_model)
     before = {entry.key: entry.value for entry in model.metadata_props}
     seen = seen_as_pictures(small_digits[1])
-    logits = open_session(model).run(["logits"], {"image": seen})[0]
+    logits = run_logits(model, seen, as_written=True)
     largest, label = logits.max(axis=1), logits.argmax(axis=1)
     for share in (0.0, 0.1, 0.5):
         note_least_logits(model, seen, share)

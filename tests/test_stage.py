@@ -19,7 +19,7 @@ def test_a_second_run_of_a_stage_says_that_it_waits_and_waits(
     order = []
 
     def second() -> None:
-        with running("train"):
+        with alone("train"):
             order.append("second")
 
     with alone("train"):
@@ -34,14 +34,9 @@ def test_a_second_run_of_a_stage_says_that_it_waits_and_waits(
 
 
 def test_stages_of_other_names_do_not_wait(capfd: pytest.CaptureFixture[str]) -> None:
-    with alone("train"), running("export"):
+    with alone("train"), alone("export"):
         pass
     assert not capfd.readouterr().err
-
-
-def test_one_that_takes_no_turns_does_not_wait() -> None:
-    with alone("train"), running("train", takes_turns=False):
-        pass
 
 
 @pytest.mark.parametrize("error", [MnistCnnError("no such thing; do this"), OSError(28, "full")])
@@ -51,8 +46,8 @@ def test_a_failure_is_one_line_with_the_name_of_the_stage(error: Exception) -> N
 
 
 def test_after_a_failure_the_next_run_does_not_wait(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), running("train"):
+    with pytest.raises(SystemExit), running("train"), alone("train"):
         raise MnistCnnError("once")
-    with running("train"):
+    with alone("train"):
         pass
     assert not capfd.readouterr().err

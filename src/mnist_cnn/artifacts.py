@@ -64,6 +64,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file that `write_json` wrote.
+
+    Raises:
+        MnistCnnError: it is missing or damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MnistCnnError(f"there is no {path}; run `dvc repro`") from None
+    except ValueError:
+        raise MnistCnnError(f"{path} is damaged; run `dvc repro`") from None
+    return content
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write one line for `header` and one for each of `rows`, with Unix line ends."""
     text = io.StringIO()

@@ -84,7 +84,8 @@ def _segment(
     dx, dy = x2 - x1, y2 - y1
     along = ((draw.columns - x1) * dx + (draw.rows - y1) * dy) / (dx**2 + dy**2 + 1e-6)
     along = along.clamp(0, 1)
-    distance = ((draw.columns - x1 - along * dx) ** 2 + (draw.rows - y1 - along * dy) ** 2).sqrt()
+    # Not the root of a sum of squares: `sqrt` rounds as the vendor of the processor has it.
+    distance = torch.hypot(draw.columns - x1 - along * dx, draw.rows - y1 - along * dy)
     return (width / 2 + 0.5 - distance).clamp(0, 1)
 
 
@@ -386,7 +387,7 @@ def rings(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     struck = images
     for number in range(2):
         x, y, radius = draw.uniform(0, 28), draw.uniform(0, 28), draw.uniform(5, 14)
-        distance = ((draw.columns - x) ** 2 + (draw.rows - y) ** 2).sqrt()
+        distance = torch.hypot(draw.columns - x, draw.rows - y)
         ring = (1.5 - (distance - radius).abs()).clamp(0, 1) * (0.4 + 0.6 * severity)
         struck = torch.where((severity > 0.5) | (number == 0), torch.maximum(struck, ring), struck)
     return struck

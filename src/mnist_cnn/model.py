@@ -76,7 +76,8 @@ class DigitNetwork(nn.Module, ABC):
             return (images - PIXEL_MEAN) / PIXEL_STD
         centred = images - images.mean((2, 3), keepdim=True)
         variance = centred.square().mean((2, 3), keepdim=True)
-        return centred / (variance + LEAST_VARIANCE).sqrt()
+        # Not `sqrt`, which rounds as the vendor of the processor has it.
+        return centred * (variance + LEAST_VARIANCE).rsqrt()
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:

@@ -116,6 +116,7 @@ class Export(Section):
     tolerance: float = Field(gt=0, le=1)
     calibration_images: int = Field(ge=1, le=MOST_IMAGES)
     int8_loss: Fraction
+    int8_tolerance: float = Field(gt=0, le=100)
     flagged: Fraction
 
 
@@ -154,11 +155,19 @@ def read_yaml(path: Path) -> Any:
         MnistCnnError: there is no such file, or it is not valid YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, no integer
+    except UnicodeDecodeError as error:
         raise MnistCnnError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The content of the YAML file `name`, whose `text` is given; raises MnistCnnError."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, no integer
+        raise MnistCnnError(f"{name} is not valid YAML: {_yaml_problem(error)}") from None
 
 
 def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

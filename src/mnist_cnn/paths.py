@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 RECIPES = Path("recipes.yaml")
 SWEEP = Path("sweep.yaml")
 PIPELINE = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
 
 RAW_DATA = Path("data/raw")
 OWN_PICTURES = Path("data/own")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -70,8 +69,8 @@ def is_member() -> bool:
     return dist.is_torchelastic_launched()
 
 
-def launch(script: Path, processes: int) -> None:
-    """Run `script` in `processes` processes of this host by torchrun, until all have ended.
+def launch(command: Sequence[str], processes: int) -> None:
+    """Run Python's `command` in `processes` processes of this host by torchrun, until all ended.
 
     As to any torchrun, the environment may name further hosts: PET_NNODES, PET_NODE_RANK,
     PET_MASTER_ADDR and PET_MASTER_PORT.
@@ -88,7 +87,7 @@ def launch(script: Path, processes: int) -> None:
     # On one host, any free port; else the leader's has to be known to the others.
     alone = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     where = [] if "PET_NNODES" in os.environ else alone
-    arguments = parse_args([*where, "--nproc-per-node", str(processes), str(script)])
+    arguments = parse_args([*where, "--nproc-per-node", str(processes), *command])
     try:
         run(arguments)
     except ChildFailedError as error:

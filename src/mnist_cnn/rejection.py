@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from mnist_cnn.contract import INPUT, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.contract import LEAST_LOGITS
 from mnist_cnn.digits import Digits
-from mnist_cnn.onnx_export import open_session
+from mnist_cnn.onnx_export import run_logits
 from mnist_cnn.preprocessing import to_mnist
 
 NO_BOUND = -1e6  # of a label that no digit was read as: nothing is known, so nothing is flagged
@@ -50,7 +50,7 @@ def note_least_logits(model: ModelProto, digits: npt.NDArray[np.uint8], flagged:
     Its digits are those of ``[n, 28, 28]`` that are read as it. The bounds become a property of
     `model`, `LEAST_LOGITS`.
     """
-    logits = open_session(model).run(OUTPUTS[:1], {INPUT: digits})[0]
+    logits = run_logits(model, digits, as_written=True)
     largest, label = logits.max(axis=1), logits.argmax(axis=1)
     bounds = [_bound(largest[label == one], flagged) for one in range(logits.shape[1])]
     properties = {entry.key: entry.value for entry in model.metadata_props}

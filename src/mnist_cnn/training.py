@@ -301,7 +301,8 @@ def _on(device: torch.device, digits: Digits) -> tuple[Tensor, Tensor]:
 def _make_deterministic(recipe: Train) -> None:
     # cuBLAS is deterministic only with a fixed workspace, which it reads from here.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # As `use_deterministic_algorithms`, which needs a second more, for a compiler.
+    torch.set_deterministic_debug_mode("error")
     # Filling new memory guards against reading it unwritten, which nothing here does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(1)  # more would gain little within operations as small as ours
