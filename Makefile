@@ -23,21 +23,35 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make .venv and install what requirements.lock names (once)
 
+# What a step of the set-up says goes into a file, and is shown only where it fails.
+LOG := .venv/setup.log
+quietly = >> $(LOG) 2>&1 || { tail -n 15 $(LOG); echo "make setup: this step failed; $(LOG) has all that it said"; exit 1; }
+
 # One package has no wheel, and is built with the locked setuptools: by default, pip would
-# fetch another one for that, unchecked.
+# fetch another one for that, unchecked. What `dvc` is here: src/mnist_cnn/dvc_command.py.
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist-cnn needs Python 3.11 or newer; name one: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv .venv
-	awk '/^[a-z]/ {wanted = /^setuptools==/} wanted' requirements.lock > .venv/setuptools.lock
-	python -m pip install --require-hashes --requirement .venv/setuptools.lock
-	python -m pip install --require-hashes --no-build-isolation --requirement requirements.lock
-	python -m pip install --no-deps --no-build-isolation --editable .
+	@git rev-parse --verify --quiet HEAD > /dev/null || { echo "make setup: this is no git repository with a commit, which DVC needs; clone it, or run: git init && git add . && git commit -m Start"; exit 1; }
+	@echo "setup 1/3: an environment in .venv"
+	@$(PYTHON) -m venv .venv
+	@echo "setup 2/3: the packages of requirements.lock, of some 6 GB (minutes; $(LOG) grows)"
+	@awk '/^[a-z]/ {wanted = /^setuptools==/} wanted' requirements.lock > .venv/setuptools.lock
+	@python -m pip install --require-hashes --requirement .venv/setuptools.lock $(quietly)
+	@python -m pip install --require-hashes --no-build-isolation --requirement requirements.lock $(quietly)
+	@echo "setup 3/3: this project"
+	@python -m pip install --no-deps --no-build-isolation --editable . $(quietly)
+	@printf '%s\n' '#!/bin/sh' 'exec "$(CURDIR)/.venv/bin/python" -P -m mnist_cnn.dvc_command "$$@"' > .venv/bin/dvc
 	@rm -f .venv/.ready-*
 	@touch $@
 
 .PHONY: repro
 repro: $(READY) ## run the pipeline; only what changed runs again
-	dvc repro
+	@dvc repro
+	@python -P -m mnist_cnn.verify --here
+
+.PHONY: verify
+verify: $(READY) ## run the last commit's pipeline elsewhere, and compare each byte (3 minutes)
+	@python -P -m mnist_cnn.verify
 
 # DVC trusts a cached file that may not be written; it checks the others, and drops those that are
 # not what they should be. What is then missing is made anew.

@@ -13,7 +13,7 @@ import pytest
 from conftest import Project, copy_project
 from ruamel.yaml import YAML
 
-from mnist_cnn.errors import MnistCnnError
+from mnist_cnn.digits import Digits
 from mnist_cnn.params import load_params
 from mnist_cnn.sweep import chains, finished
 
@@ -40,9 +40,11 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(
+    small_digits: tuple[Digits, Digits], tmp_path_factory: pytest.TempPathFactory
+) -> Project:
     """A small project with the images, but no model, in which nothing was searched."""
-    project = copy_project(tmp_path_factory.mktemp("sweep"), raw_data)
+    project = copy_project(tmp_path_factory.mktemp("sweep"), small_digits[0])
     write(project.folder)
     project.run("dvc", "repro", "download")
     project.commit("A small sweep")
@@ -160,14 +162,3 @@ def test_a_sweep_goes_on_is_judged_by_its_ranges_and_gives_a_winner(project: Pro
     assert settings.batch_size == best["train.batch_size"]
     assert settings.epochs == 3  # the params' own, not the sweep's
     assert project.repro() == []
-
-
-def test_without_optuna_the_extra_is_named(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mnist_cnn.cli import sweep
-
-    monkeypatch.chdir(project.folder)
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MnistCnnError, match=r"pip install 'mnist-cnn\[sweep\]'"):
-        sweep.main([], standalone_mode=False)

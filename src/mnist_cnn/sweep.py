@@ -65,10 +65,13 @@ def open_study(sweep: Sweep, url: str, name: str, make: bool = True) -> optuna.S
             or the database cannot be used.
     """
     plan = sweep.plan
+    missing = MnistCnnError(f"there is no study {name!r} yet; run the sweep without --best")
+    if not make and url == DATABASE and not SWEEPS.is_file():
+        raise missing
     with _told_database(url):
         storage = _open_storage(url, plan.patience)
         if not make and name not in optuna.get_all_study_names(storage):
-            raise MnistCnnError(f"there is no study {name!r} yet; run the sweep without --best")
+            raise missing
         study = optuna.create_study(
             storage=storage,
             sampler=_SeededByTrial(plan),
