@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import REPOSITORY
 from PIL import Image
 from test_preprocessing import page
 
@@ -47,6 +48,37 @@ def folder(judged_digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> P
     Image.new("L", (50, 50), 255).save(folder / "blank.png")
     (folder / "notes.txt").write_text("no picture")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "command"),
+    [
+        ("pyarrow", "score", ["score", "{folder}", "{folder}/out"]),
+        ("ray", "ray", ["score", "{folder}", "{folder}/out", "--engine", "ray"]),
+        ("optuna", "sweep", ["sweep"]),
+        ("ruamel", "train", ["run", "record"]),
+        ("scipy", "train", ["study", "ablation"]),
+        ("pydantic", "train", ["sweep"]),
+        ("matplotlib", "train", ["evaluate"]),
+        ("torch", "train", ["evaluate", "--suite"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_what_brings_it(
+    package: str, extra: str, command: list[str], folder: Path
+) -> None:
+    """As in the plain wheel, which has only what the reader needs."""
+    code = f"import sys; sys.modules[{package!r}] = None\nfrom mnist_cnn.cli import main\nmain()"
+    arguments = [part.format(folder=folder) for part in command]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"needs {package}, which is not installed: pip install '.[{extra}]'" in line
 
 
 def test_a_folder_is_read_into_a_table_in_order(folder: Path, trained_model: Path) -> None:

@@ -308,20 +308,6 @@ def test_what_is_wrong_with_the_input_is_one_line(
     assert "of string, but of binary in" in refused(different)
 
 
-@pytest.mark.parametrize(
-    ("package", "extra", "options"), [("pyarrow", "score", []), ("ray", "ray", ["--engine", "ray"])]
-)
-def test_a_missing_extra_is_named(
-    package: str, extra: str, options: list[str], parquet: Path, tmp_path: Path
-) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None\nfrom mnist_cnn.cli import main\nmain()"
-    command = [sys.executable, "-c", code, "score", parquet, tmp_path / "out", *options]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.endswith(f"pip install 'mnist-cnn[{extra}]'\n")
-    assert result.stderr.count("\n") == 1
-
-
 def test_neither_torch_nor_ray_is_imported_unless_asked_for() -> None:
     code = "import sys, mnist_cnn.scoring; print({'torch', 'ray'} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -9,6 +9,7 @@ from conftest import REPOSITORY, Project
 from ruamel.yaml import YAML
 from scipy.stats import ttest_1samp
 
+from mnist_cnn.cli import run
 from mnist_cnn.errors import MnistCnnError
 from mnist_cnn.experiments import arguments
 from mnist_cnn.params import Params, changed, load_params
@@ -124,13 +125,26 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(project: Project) -> 
     assert "ablation-default-1" in project.run("dvc", "exp", "list", "--name-only").stdout
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_recipe_is_run_as_a_dvc_experiment_in_a_copy(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda program, command: started.append(command))
+    for name, changes in read_recipes(RECIPES, group).items():
+        run.main([name, "--name", "x", "-S", "train.seed=3"], standalone_mode=False)
+        assert started.pop() == [
+            *("dvc", "exp", "run", "--temp", *arguments(changes)),
+            *("--name", "x", "-S", "train.seed=3"),
+        ]
+
+
 @pytest.mark.slow
-def test_recipes_can_be_printed_for_dvc() -> None:
-    project = Project(REPOSITORY)
-    for group in GROUPS:
-        for name, changes in read_recipes(RECIPES, group).items():
-            printed = project.run("mnist-cnn", "recipe", name).stdout
-            assert printed.split() == arguments(changes)
-    result = project.run("mnist-cnn", "recipe", "best", check=False)
+def test_a_misspelt_recipe_runs_nothing(reproduced: Project) -> None:
+    before = reproduced.run("dvc", "exp", "list").stdout
+    result = reproduced.run("mnist-cnn", "run", "rekord", check=False)
     assert result.returncode == 1
-    assert "recipes.yaml has no recipe 'best'; known: default" in result.stdout
+    (line,) = result.stdout.splitlines()
+    assert "recipes.yaml has no recipe 'rekord'; known: default" in line
+    assert reproduced.run("dvc", "exp", "list").stdout == before

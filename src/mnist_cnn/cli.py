@@ -4,6 +4,7 @@ What a command needs is imported when it runs: `--help` need not wait for onnxru
 a picture for torch.
 """
 
+import os
 import re
 import sys
 import warnings
@@ -27,6 +28,7 @@ from mnist_cnn.paths import (
     STUDY_FIGURE,
     VALIDATION,
 )
+from mnist_cnn.processor import cap
 
 if TYPE_CHECKING:
     from mnist_cnn.digits import Digits
@@ -235,14 +237,7 @@ def score(
     label, and a warning. Stopped at any moment, the same command goes on. What cannot be read has
     a warning that says why, and makes the exit code 1 in the end.
     """
-    try:
-        from mnist_cnn.scoring import score as score_all
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MnistCnnError(
-            "Parquet needs pyarrow, which is not installed: pip install 'mnist-cnn[score]'"
-        ) from None
+    from mnist_cnn.scoring import score as score_all
 
     summary = score_all(
         source,
@@ -299,17 +294,29 @@ def info(model: Path | None) -> None:
         click.echo(f"{name:{width}}  {value}")
 
 
-@commands.command()
-@click.argument("name")
-def recipe(name: str) -> None:
-    """Print a recipe of recipes.yaml as arguments: dvc exp run $(mnist-cnn recipe record)."""
+@commands.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=_examples(
+        "mnist-cnn run record --name record && dvc exp apply record",
+        "mnist-cnn run robust -S train.seed=1",
+    ),
+)
+@click.argument("recipe")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION OF dvc exp run]...")
+def run(recipe: str, options: tuple[str, ...]) -> None:
+    """Run the pipeline with a RECIPE of recipes.yaml, as a DVC experiment.
+
+    It runs in a copy of the project: where a stage fails, nothing here has changed. `dvc exp apply`
+    brings the results here.
+    """
     from mnist_cnn.experiments import arguments
     from mnist_cnn.study import GROUPS, read_recipes
 
     known = {key: value for group in GROUPS for key, value in read_recipes(RECIPES, group).items()}
-    if name not in known:
-        raise MnistCnnError(f"{RECIPES} has no recipe {name!r}; known: {', '.join(known)}")
-    click.echo(" ".join(arguments(known[name])))
+    if recipe not in known:
+        raise MnistCnnError(f"{RECIPES} has no recipe {recipe!r}; known: {', '.join(known)}")
+    command = ["dvc", "exp", "run", "--temp", *arguments(known[recipe]), *options]
+    os.execvp(command[0], command)  # noqa: S606
 
 
 @commands.command()
@@ -365,13 +372,8 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
     from mnist_cnn.params import load_params
     from mnist_cnn.search_space import read_sweep
 
+    cap()
     plan = read_sweep(load_params())
-    try:
-        import optuna as optuna
-    except ModuleNotFoundError:
-        raise MnistCnnError(
-            "a sweep needs Optuna, of the extra [sweep]: pip install 'mnist-cnn[sweep]'"
-        ) from None
     from mnist_cnn.sweep import DATABASE, find_best, open_study, run_sweep, summary, take_best
 
     url = storage or DATABASE
@@ -417,6 +419,7 @@ def evaluate(model: Path | None, suite: bool, images: int | None, validation: bo
     images are read after 33 kinds of damage, each of five severities. Any model will do that takes
     and gives what the pipeline's own does.
     """
+    cap()
     if suite:
         _judge_robustness(model, images or 2_000, validation)
     elif images or validation:

@@ -9,6 +9,10 @@ class MnistCnnError(Exception):
     """What is wrong, where, and what to do: a message fit to be shown as it is."""
 
 
+# What brings the packages that the reader does without, by their names; all others: `train`.
+EXTRAS = {"pyarrow": "score", "ray": "ray", "optuna": "sweep"}
+
+
 class CheckFailedError(MnistCnnError):
     """What was made does not pass its check, and an older one must not stand in for it."""
 
@@ -17,9 +21,9 @@ class CheckFailedError(MnistCnnError):
 def told_plainly(program: str) -> Iterator[None]:
     """End the process with ``program: message`` and exit code 1 where a user can mend it.
 
-    Covers `MnistCnnError` and what the operating system refuses (`OSError`: disk full,
-    permission denied, …). Ctrl-C within the block ends with 130, as shells expect. Anything
-    else is a defect of ours and keeps its traceback.
+    Covers `MnistCnnError`, packages that are not installed, and what the operating system refuses
+    (`OSError`: disk full, permission denied, …). Ctrl-C within the block ends with 130, as shells
+    expect. Anything else is a defect of ours and keeps its traceback.
     """
     try:
         yield
@@ -28,6 +32,15 @@ def told_plainly(program: str) -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"{program}: {where}{error.strerror or error}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "mnist_cnn":
+            raise
+        extra = EXTRAS.get(package, "train")
+        sys.exit(
+            f"{program}: this needs {package}, which is not installed: pip install '.[{extra}]' in "
+            f"a checkout, or 'FILE.whl[{extra}]' of the wheel"
+        )
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted\n")
         sys.exit(130)

@@ -13,12 +13,9 @@ from mnist_cnn.scoring_inputs import Task
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray starts
 
-try:
-    import ray
-    import ray.data
-    import ray.exceptions
-except ImportError:
-    raise MnistCnnError("the engine ray is not installed: pip install 'mnist-cnn[ray]'") from None
+import ray
+import ray.data
+import ray.exceptions
 
 STORE = 200_000_000  # bytes of memory that Ray shares; its blocks hold no more than names
 
