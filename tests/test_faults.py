@@ -85,9 +85,8 @@ def start(project: Project, *command: str) -> subprocess.Popen[str]:
 def run_stage(project: Project, stage: str, *before: str, **options: Any) -> tuple[int, str]:
     """Exit code and standard error of a stage without DVC."""
     result = subprocess.run(
-        [*before, sys.executable, f"stages/{stage}.py"],
+        [*before, sys.executable, "stages", stage],
         cwd=project.folder,
-        env={**os.environ, "PYTHONPATH": "src"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -146,6 +145,37 @@ def test_a_training_that_is_killed_goes_on_after_its_last_whole_epoch(project: P
     assert remnants(project) == []
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_ended_early_leaves_the_last_good_model(
+    sent: signal.Signals, project: Project
+) -> None:
+    before = project.hashes(*MADE)
+    project.set(**{"train.epochs": 5_000})
+    with start(project, "dvc", "repro") as running:
+        wait_for_an_epoch(project)
+        os.killpg(running.pid, sent)
+        told = running.communicate()[0]
+    assert running.returncode != 0
+    assert "Traceback" not in told
+    assert project.hashes(*MADE) == before
+
+
+def test_without_its_packages_a_stage_says_so_and_leaves_the_last_good_model(
+    project: Project, tmp_path: Path
+) -> None:
+    """As where another `python` comes first on the path, and DVC is installed elsewhere."""
+    before = project.hashes(*MADE)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic'] = None\n")
+    project.set(**{"train.epochs": 2})
+    result = project.run(
+        *("env", f"PYTHONPATH={tmp_path}", sys.executable, "-m", "dvc", "repro"), check=False
+    )
+    assert result.returncode != 0
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("train: "))
+    assert "this Python is not the project's; first run `make setup`" in line
+    assert project.hashes(*MADE) == before
+
+
 def test_a_training_whose_dvc_is_killed_is_waited_for(project: Project) -> None:
     before = project.hashes(*MADE)
     forget(project, "train")
@@ -154,7 +184,7 @@ def test_a_training_whose_dvc_is_killed_is_waited_for(project: Project) -> None:
         (stage,) = (
             process
             for process in psutil.Process(running.pid).children(recursive=True)
-            if "stages/train.py" in process.cmdline() and process.name().startswith("python")
+            if process.cmdline()[1:] == ["stages", "train"]
         )
         stage.suspend()
         running.kill()
@@ -189,7 +219,7 @@ def test_two_runs_of_the_pipeline_do_not_harm_each_other(project: Project) -> No
 
 def test_two_runs_of_a_stage_take_turns(project: Project) -> None:
     before = project.hashes(*MADE)
-    runs = [start(project, "python", "stages/train.py") for _ in range(2)]
+    runs = [start(project, "python", "stages", "train") for _ in range(2)]
     outputs = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert sum("train: waiting for another run" in output for output in outputs) == 1
@@ -368,7 +398,7 @@ BAD_SETTINGS: dict[str, tuple[Callable[[Project], None], str]] = {
     "of a device": (edit(**{"train.device": "mps"}), "train: train.device is mps, but this"),
     "misspelt": (rewrite("  epochs:", "  epoch:"), "  train.epoch: 3; unknown key, do you mean"),
     "missing": (rewrite("\ntrain:", "\ntraining:"), "ERROR: .*Could not find 'train"),
-    "none at all": (rewrite("", ""), "ERROR: .*Could not find 'data"),
+    "none at all": (rewrite("", ""), "ERROR: .*Could not find 'train"),
     "no YAML": (rewrite("\ntrain:", "\ntrain: ["), "ERROR: .*params.yaml"),
     "twice": (rewrite("  momentum:", "  epochs: 3\n  momentum:"), "ERROR: .*params.yaml"),
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Project, copy_project
+from conftest import SMALL, Project, copy_files
 from PIL import Image, ImageDraw
 
 from mnist_cnn.errors import MnistCnnError
@@ -83,13 +83,13 @@ def test_fewer_than_two_classes_are_refused(classes: int, tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def project(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The pipeline's first run on drawn pictures."""
-    project = copy_project(tmp_path_factory.mktemp("own"), raw_data)
+    project = copy_files(tmp_path_factory.mktemp("own"))
     fill(project.folder / "data/own", pictures=60)
     project.set(
         **{
-            "data.dataset": "folder",
+            **SMALL,
             "data.split.train_images": 160,
             "data.split.validation_images": 32,
             "train.batch_size": 16,

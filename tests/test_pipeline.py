@@ -1,6 +1,7 @@
 """The pipeline as users run it: real `dvc` calls on a small part of the real data."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, Project, copy_project
+from conftest import REPOSITORY, Project
 from PIL import Image
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -65,14 +66,15 @@ def imported(file: Path) -> set[Path]:
 
 def test_stages_have_the_names_of_their_files_in_the_pipelines_order() -> None:
     assert list(PIPELINE["stages"]) == STAGES
-    assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == set(STAGES)
+    assert {path.stem for path in (REPOSITORY / "stages").glob("[!_]*.py")} == set(STAGES)
     for stage in STAGES:
-        assert PIPELINE["stages"][stage]["cmd"] == f"PYTHONPATH=src python stages/{stage}.py"
+        assert PIPELINE["stages"][stage]["cmd"] == f"python stages {stage}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
-    modules = imported(REPOSITORY / "stages" / f"{stage}.py")
+    stages = REPOSITORY / "stages"
+    modules = imported(stages / f"{stage}.py") | imported(stages / "__main__.py")
     code = {path.relative_to(REPOSITORY).as_posix() for path in modules}
     assert {name for name in entries(stage, "deps") if name.endswith(".py")} == code
 
@@ -109,17 +111,25 @@ class FileAccess:
         if isinstance(name, str | bytes | Path):
             path = self.folder / os.fsdecode(name)
             place = os.path.relpath(path, self.folder)
-            if place.startswith(("data/", "models/", "metrics/")) and ".partial" not in place:
+            if place.startswith("data/own/"):
+                self.read.add("data/own")
+            elif place.startswith(("data/", "models/", "metrics/")) and ".partial" not in place:
                 if event == "os.rename":
-                    self.written.add(place)
+                    self.written |= {place} if Path(arguments[0]).is_file() else contents(arguments)
                 elif path.is_file():
                     self.read.add(place)
 
 
+def contents(renamed: tuple[Any, ...]) -> set[str]:
+    """Where the files of a folder that is being renamed will be."""
+    source, target, *_ = renamed
+    return {f"{target}/{file.name}" for file in Path(source).iterdir()}
+
+
 FILES = FileAccess()
 
-# Read where `data.dataset` is folder: test_own_pictures.py.
-OF_OWN_PICTURES = {"data/own", "data.test_share"}
+# Read where `data.dataset` is no folder: test_sources.py.
+OF_PUBLISHED_DATA = {"data.sources"}
 
 
 @pytest.mark.slow
@@ -149,12 +159,12 @@ def test_a_stage_lists_exactly_the_settings_and_files_that_it_reads_and_writes(
         monkeypatch.setattr(Section, "__getattribute__", noting, raising=False)
         return loaded
 
-    main.__globals__["load_params"] = load_then_note
+    inspect.unwrap(main).__globals__["load_params"] = load_then_note
     FILES.start(folder)
     main()
     FILES.folder = None
     data = {name for name in entries(stage, "deps") if not name.endswith(".py")}
-    assert FILES.read == data - OF_OWN_PICTURES
+    assert FILES.read == data
     assert FILES.written == {
         name for kind in ("outs", "metrics", "plots") for name in entries(stage, kind)
     }
@@ -162,7 +172,7 @@ def test_a_stage_lists_exactly_the_settings_and_files_that_it_reads_and_writes(
     declared = {
         key for key in known.values() for entry in listed if f"{key}.".startswith(f"{entry}.")
     }
-    assert read == declared - OF_OWN_PICTURES
+    assert read == declared - OF_PUBLISHED_DATA
 
 
 def test_training_depends_on_no_test_images() -> None:
@@ -171,6 +181,7 @@ def test_training_depends_on_no_test_images() -> None:
 
 def test_the_committed_lock_is_of_the_committed_code_settings_and_metrics() -> None:
     lock = YAML(typ="safe").load(LOCK)["stages"]
+    assert list(lock) == STAGES
     settings = YAML(typ="safe").load(REPOSITORY / "params.yaml")
     for stage in STAGES:
         assert lock[stage]["cmd"] == PIPELINE["stages"][stage]["cmd"]
@@ -192,7 +203,7 @@ def test_the_committed_lock_is_of_the_committed_code_settings_and_metrics() -> N
 def test_the_models_are_small(pristine: Project) -> None:
     models = pristine.folder / "models"
     assert (models / "mnist_cnn.onnx").stat().st_size <= 38_000
-    assert (models / "mnist_cnn.int8.onnx").stat().st_size <= 16_000
+    assert (models / "mnist_cnn.int8.onnx").stat().st_size <= 16_100
 
 
 @pytest.mark.slow
@@ -219,9 +230,7 @@ EDITS = {
     "`train.learning_rate`": set_params(**{"train.learning_rate": 0.05}),
     "`evaluate.min_accuracy`": set_params(**{"evaluate.min_accuracy": 0.4}),
     "`export.tolerance`": set_params(**{"export.tolerance": 0.001}),
-    "`data.sources`": lambda project: project.set(
-        **{"data.sources": [f"folder:{project.folder}/nowhere", *_sources(project)]}
-    ),
+    "`data.sources`": set_params(**{"data.sources": ["npm"]}),
     "`src/mnist_cnn/model.py`": add_a_line("src/mnist_cnn/model.py"),
     "`src/mnist_cnn/figures.py`": add_a_line("src/mnist_cnn/figures.py"),
     "`src/mnist_cnn/onnx_export.py`": add_a_line("src/mnist_cnn/onnx_export.py"),
@@ -230,11 +239,6 @@ EDITS = {
         for name in ("src/mnist_cnn/cli.py", "recipes.yaml", "README.md", "tests/test_model.py")
     ],
 }
-
-
-def _sources(project: Project) -> list[str]:
-    sources: list[str] = YAML(typ="safe").load(project.folder / "params.yaml")["data"]["sources"]
-    return sources
 
 
 def readme_table() -> dict[str, list[str]]:
@@ -322,10 +326,10 @@ def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> N
 @pytest.mark.slow
 def test_a_record_recipe_goes_through_the_whole_pipeline(reproduced: Project) -> None:
     """As README.md runs it, but for one epoch and two views; nothing is held out."""
-    command = "dvc exp run $(mnist-cnn recipe record)"
-    assert command in (REPOSITORY / "README.md").read_text()
-    short = "-S train.epochs=1 -S model.views=2 -S evaluate.min_accuracy=0"
-    reproduced.run("bash", "-c", f"{command} {short} --name deep")
+    short = ("-S", "train.epochs=1", "-S", "model.views=2", "-S", "evaluate.min_accuracy=0")
+    reproduced.run("mnist-cnn", "run", "record", "--name", "deep", *short)
+    assert reproduced.run("git", "status", "--porcelain").stdout == ""
+    reproduced.run("dvc", "exp", "apply", "deep")
     metrics = reproduced.folder / "metrics"
     assert json.loads((metrics / "validation.json").read_text()) == {
         "validation_accuracy": None,
@@ -356,21 +360,57 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
 
 @pytest.mark.slow
 def test_the_readmes_python_examples_read_pictures(
-    reproduced: Project, test_digits: Digits, tmp_path: Path
+    trained_model: Path, test_digits: Digits, tmp_path: Path
 ) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     recogniser, session = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     image = Image.fromarray(test_digits.images[0])
     for name in ("digit.png", "seven.png", "page.jpg"):
         image.save(tmp_path / name)
-    (tmp_path / "models").symlink_to(reproduced.folder / "models")
+    (tmp_path / "models").symlink_to(trained_model.parent)
     here = Project(tmp_path)
-    first = (reproduced.folder / "metrics/plots/confusion.csv").read_text().splitlines()[1]
-    label = first.split(",")[1]
+    label = str(test_digits.labels[0])
     assert here.run(sys.executable, "-c", session).stdout.strip() == label
     of_digit, of_page = here.run(sys.executable, "-c", recogniser).stdout.splitlines()
     assert of_digit.split()[0] == label
     assert of_page.startswith("1 Box(left=")
+
+
+@pytest.mark.slow
+def test_an_experiment_that_misses_the_gate_changes_nothing_and_is_not_kept(
+    reproduced: Project,
+) -> None:
+    before = reproduced.hashes("data", "metrics", "models")
+    known = reproduced.run("dvc", "exp", "list").stdout
+    settings = ("-S", "train.learning_rate=0.001", "-S", "evaluate.min_accuracy=1.0")
+    result = reproduced.run("dvc", "exp", "run", "--temp", *settings, check=False)
+    assert result.returncode != 0
+    assert "is below evaluate.min_accuracy 1.0" in result.stdout
+    assert reproduced.hashes("data", "metrics", "models") == before
+    assert reproduced.run("git", "status", "--porcelain").stdout == ""
+    assert reproduced.run("dvc", "exp", "list").stdout == known
+
+
+@pytest.mark.slow
+def test_an_experiment_changes_no_more_than_its_settings_in_params_yaml(
+    reproduced: Project,
+) -> None:
+    """Not the comments, which DVC would lose within a list."""
+    shutil.copy(REPOSITORY / "params.yaml", reproduced.folder)
+    before = (reproduced.folder / "params.yaml").read_text().splitlines()
+    settings = ("-S", "data.test_share=0.25", "-S", "evaluate.calibration_bins=5")
+    reproduced.run("dvc", "exp", "run", "--queue", "--name", "queued", *settings)
+    queued = reproduced.run("git", "show", "refs/exps/celery/stash:params.yaml").stdout
+    reproduced.run("dvc", "queue", "remove", "--all")
+    changed = [
+        (old.split("#")[0].split(), new.split("#")[0].split())
+        for old, new in zip(before, queued.splitlines(), strict=True)
+        if old != new
+    ]
+    assert changed == [
+        (["test_share:", "0.2"], ["test_share:", "0.25"]),
+        (["calibration_bins:", "15"], ["calibration_bins:", "5"]),
+    ]
 
 
 @pytest.mark.slow
@@ -385,7 +425,7 @@ def test_a_missed_accuracy_gate_is_one_clear_line(reproduced: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["dvc", "repro"], ["python", "stages/export.py"]], ids=str)
+@pytest.mark.parametrize("command", [["dvc", "repro"], ["python", "stages", "export"]], ids=str)
 def test_a_missed_parity_tolerance_leaves_no_model(command: list[str], reproduced: Project) -> None:
     reproduced.set(**{"export.tolerance": 1e-12})
     result = reproduced.run(*command, check=False)
@@ -423,7 +463,7 @@ def test_a_stage_that_cannot_read_its_input_says_so_in_one_line_and_writes_nothi
         return {file: file.stat().st_mtime_ns for folder in made for file in folder.rglob("*")}
 
     before = snapshot()
-    result = reproduced.run(sys.executable, f"stages/{stage}.py", check=False)
+    result = reproduced.run(sys.executable, "stages", stage, check=False)
     assert result.returncode == 1
     (line,) = result.stdout.splitlines()
     assert line.startswith(f"{stage}: {damaged} ")
@@ -435,7 +475,7 @@ def test_a_stage_that_cannot_read_its_input_says_so_in_one_line_and_writes_nothi
 def test_every_stage_refuses_bad_settings_before_any_work(stage: str, reproduced: Project) -> None:
     before = reproduced.hashes("data", "metrics", "models")
     reproduced.set(**{"train.epochs": 0, "export.opset": "latest"})
-    result = reproduced.run(sys.executable, f"stages/{stage}.py", check=False)
+    result = reproduced.run(sys.executable, "stages", stage, check=False)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
         f"{stage}: params.yaml cannot be used:",
@@ -446,22 +486,67 @@ def test_every_stage_refuses_bad_settings_before_any_work(stage: str, reproduced
 
 
 @pytest.mark.slow
+def test_an_int8_model_that_fails_leaves_the_good_one_in_fp32(reproduced: Project) -> None:
+    """As on a processor that saturates, which this one may not be."""
+    module = reproduced.folder / "src/mnist_cnn/quantisation.py"
+    native = "run_logits(small, digits.images)"
+    assert native in module.read_text()
+    module.write_text(module.read_text().replace(native, f"{native} + 9"))
+    result = reproduced.run("dvc", "repro", check=False)
+    assert result.returncode != 0
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("export: "))
+    assert re.search(r"by 9\.\d+, more than export\.int8_tolerance 5; no int8 model was", line)
+    assert (reproduced.folder / "models/mnist_cnn.onnx").is_file()
+    assert not (reproduced.folder / "models/mnist_cnn.int8.onnx").exists()
+    written = json.loads((reproduced.folder / "metrics/onnx.json").read_text())
+    assert written.keys() == {"opset", "fp32"}
+
+
+@pytest.mark.slow
+def test_in_a_fresh_clone_dvc_knows_that_nothing_changed(
+    reproduced: Project, tmp_path: Path
+) -> None:
+    clone = Project(tmp_path / "clone")
+    reproduced.run("git", "clone", "--quiet", str(reproduced.folder), str(clone.folder))
+    told = clone.run("dvc", "repro", "--dry", "--allow-missing").stdout
+    assert "Data and pipelines are up to date" in told
+    clone.run("dvc", "freeze", "train")
+    changes = clone.run("git", "diff", "--numstat").stdout.split()
+    assert changes == ["1", "0", "dvc.yaml"]
+    clone.run("dvc", "unfreeze", "train")
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_a_clone_has_the_same_bytes_whatever_git_does_to_line_ends(
+    reproduced: Project, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    options = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")
+    reproduced.run("git", *options, "clone", "--quiet", *options, ".", str(clone))
+    for name in reproduced.run("git", "ls-files").stdout.splitlines():
+        assert (clone / name).read_bytes() == (reproduced.folder / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_training_needs_no_test_images(reproduced: Project, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(reproduced.folder, folder, ignore=shutil.ignore_patterns(".dvc", ".git"))
     for name in SHA256:
         if name.startswith("t10k"):
             (folder / "data/raw" / name).unlink()
-    Project(folder).run(sys.executable, "stages/train.py")
+    Project(folder).run(sys.executable, "stages", "train")
     weights = "models/model.safetensors"
     assert (folder / weights).read_bytes() == (reproduced.folder / weights).read_bytes()
 
 
 @pytest.mark.slow
 def test_two_runs_in_two_folders_give_the_same_bytes_and_the_same_lock(
-    reproduced: Project, tmp_path: Path, raw_data: Path
+    reproduced: Project, tmp_path: Path
 ) -> None:
-    again = copy_project(tmp_path / "somewhere else" / "deeper", raw_data)
+    again = Project(tmp_path / "somewhere else" / "deeper")
+    reproduced.run("git", "clone", "--quiet", str(reproduced.folder), str(again.folder))
+    (again.folder / "dvc.lock").unlink()
     assert again.repro() == STAGES
     assert again.hashes("data", "metrics", "models") == reproduced.hashes(
         "data", "metrics", "models"
@@ -471,16 +556,18 @@ def test_two_runs_in_two_folders_give_the_same_bytes_and_the_same_lock(
 
 
 @pytest.mark.slow
-def test_the_readmes_first_command_works_in_a_fresh_clone(tmp_path: Path, raw_data: Path) -> None:
-    original = copy_project(tmp_path / "original", raw_data)
-    lock = original.run("git", "hash-object", "requirements.lock").stdout.strip()
+def test_the_readmes_first_command_works_in_a_fresh_clone(
+    reproduced: Project, tmp_path: Path
+) -> None:
+    lock = reproduced.run("git", "hash-object", "requirements.lock").stdout.strip()
     if not Path(sys.prefix, f".ready-{lock}").is_file():
         pytest.skip("this environment was not made by `make setup` from the current lock")
-    original.run("git", "clone", "--quiet", str(original.folder), str(tmp_path / "a clone"))
     clone = Project(tmp_path / "a clone")
+    reproduced.run("git", "clone", "--quiet", str(reproduced.folder), str(clone.folder))
     (clone.folder / ".venv").symlink_to(sys.prefix)  # making it anew would take minutes
     first = clone.run("make", "repro").stdout
     assert "pip install" not in first  # set up once
-    assert re.findall(r"Running stage '(\w+)'", first) == STAGES
+    # The outputs of the others are in git.
+    assert re.findall(r"Running stage '(\w+)'", first) == ["download", "train", "export"]
     assert (clone.folder / "models/mnist_cnn.onnx").is_file()
     assert "up to date" in clone.run("make", "repro").stdout

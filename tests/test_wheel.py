@@ -11,7 +11,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, copy_project
+from conftest import REPOSITORY, copy_files
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -19,8 +19,8 @@ from mnist_cnn.digits import Digits
 
 
 @pytest.fixture(scope="module")
-def checkout(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_project(tmp_path_factory.mktemp("checkout") / "project", raw_data).folder
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_files(tmp_path_factory.mktemp("checkout")).folder
 
 
 def build(checkout: Path) -> "subprocess.CompletedProcess[str]":

@@ -97,7 +97,7 @@ def test_the_report_has_what_a_setting_changed(reproduced: Project) -> None:
     before = reproduced.run("git", "rev-parse", "HEAD").stdout.strip()
     address = "FIGURES_URL=https://forge/digits/raw"
     reproduced.set(**{"evaluate.calibration_bins": 5})
-    assert reproduced.repro() == ["evaluate"]
+    assert reproduced.repro() == ["evaluate", "export"]
     page = report(reproduced, "main", address)
     assert re.search(r"^\| params\.yaml +\| evaluate\.calibration_bins +\| 15 .*\| 5 ", page, re.M)
     assert re.search(r"^\| metrics/accuracy\.json +\| calibration_error +\| 0\.\d+ ", page, re.M)
