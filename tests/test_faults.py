@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import Project, flipped, hear_ctrl_c
+from conftest import Project, flipped, start, wait_for_an_epoch
 from ruamel.yaml import YAML
 
 from mnist_cnn.checkpoint import Checkpoint
@@ -67,21 +66,6 @@ def remnants(project: Project) -> list[Path]:
     return [path for path in kept if ".venv" not in path.parts]
 
 
-def start(project: Project, *command: str) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own, as a terminal does."""
-    program = Path(sys.executable).with_name(command[0])
-    return subprocess.Popen(
-        [program, *command[1:]],
-        cwd=project.folder,
-        env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear_ctrl_c,
-    )
-
-
 def run_stage(project: Project, stage: str, *before: str, **options: Any) -> tuple[int, str]:
     """Exit code and standard error of a stage without DVC."""
     result = subprocess.run(
@@ -125,13 +109,6 @@ def test_a_stage_that_is_killed_at_any_moment_recovers(
     assert project.hashes(*MADE) == before
     assert locked(project) == lock
     assert remnants(project) == []
-
-
-def wait_for_an_epoch(project: Project) -> None:
-    deadline = time.monotonic() + 120
-    while not list(project.folder.glob(".checkpoints/train-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_training_that_is_killed_goes_on_after_its_last_whole_epoch(project: Project) -> None:

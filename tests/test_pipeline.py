@@ -271,7 +271,7 @@ def test_only_what_changed_runs_again_and_going_back_runs_nothing(
 def test_going_back_after_training_anew_restores_from_the_run_cache(reproduced: Project) -> None:
     before = reproduced.hashes("models")
     reproduced.set(**{"train.seed": 7})
-    assert "train" in reproduced.repro()
+    reproduced.repro()
     assert reproduced.hashes("models") != before
     reproduced.set(**{"train.seed": 0})  # dvc.lock is now the other run's
     output = reproduced.run("dvc", "repro").stdout
@@ -282,9 +282,9 @@ def test_going_back_after_training_anew_restores_from_the_run_cache(reproduced: 
 
 @pytest.mark.slow
 def test_dvcs_comparisons_are_readable(reproduced: Project) -> None:
-    reproduced.set(**{"train.learning_rate": 0.02})
+    reproduced.set(**{"train.seed": 7})
     parameters = reproduced.run("dvc", "params", "diff").stdout
-    assert re.search(r"params\.yaml +train\.learning_rate +0\.1 +0\.02", parameters)
+    assert re.search(r"params\.yaml +train\.seed +0 +7", parameters)
     reproduced.repro()
     shown = reproduced.run("dvc", "metrics", "show").stdout
     for name in ("accuracy", "calibration_error", "validation_accuracy", "int8.accuracy"):
@@ -309,16 +309,16 @@ def test_plots_show_has_each_plot_once(reproduced: Project) -> None:
 
 @pytest.mark.slow
 def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> None:
-    gentle = ("-S", "train.learning_rate=0.0001", "-S", "evaluate.min_accuracy=0")
+    # The seed that other tests here run as well, so that it comes from the cache.
+    gentle = ("-S", "train.seed=7", "-S", "export.tolerance=0.01")
     reproduced.run("dvc", "exp", "run", "--name", "gentle", *gentle)
     rows = json.loads(reproduced.run("dvc", "exp", "show", "--json").stdout)
-    (experiment,) = rows[1]["experiments"]
-    assert experiment["name"] == "gentle"
+    assert "gentle" in [experiment["name"] for experiment in rows[1]["experiments"]]
     drop = ".*(class|_95|fp32|int8|opset|metrics|models)"
     assert f"--drop '{drop}'" in (REPOSITORY / "README.md").read_text()
     table = reproduced.run("dvc", "exp", "show", "--only-changed", "--drop", drop).stdout
     (row,) = (line for line in table.splitlines() if "gentle" in line)
-    assert re.search(r" 0\.0001 ", row)
+    assert re.search(r" 0\.01 ", row)
     assert max(map(len, table.splitlines())) < 200
     reproduced.run("dvc", "exp", "remove", "gentle")
 
@@ -538,21 +538,6 @@ def test_training_needs_no_test_images(reproduced: Project, tmp_path: Path) -> N
     Project(folder).run(sys.executable, "stages", "train")
     weights = "models/model.safetensors"
     assert (folder / weights).read_bytes() == (reproduced.folder / weights).read_bytes()
-
-
-@pytest.mark.slow
-def test_two_runs_in_two_folders_give_the_same_bytes_and_the_same_lock(
-    reproduced: Project, tmp_path: Path
-) -> None:
-    again = Project(tmp_path / "somewhere else" / "deeper")
-    reproduced.run("git", "clone", "--quiet", str(reproduced.folder), str(again.folder))
-    (again.folder / "dvc.lock").unlink()
-    assert again.repro() == STAGES
-    assert again.hashes("data", "metrics", "models") == reproduced.hashes(
-        "data", "metrics", "models"
-    )
-    locks = [(project.folder / "dvc.lock").read_text() for project in (reproduced, again)]
-    assert locks[0] == locks[1]
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_the_publishers_server_serves(
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         here = f"http://127.0.0.1:{server.server_port}/"
         trusted = replace(sources.RELATIVES["emnist-digits"], url=here)
         monkeypatch.setattr("mnist_cnn.sources.RELATIVES", {"emnist-digits": trusted})

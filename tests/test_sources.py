@@ -233,7 +233,7 @@ def mirrors(
         for folder in folders:
             handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
             server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             running.callback(server.shutdown)
             addresses.append(f"http://127.0.0.1:{server.server_port}/")
         monkeypatch.setattr(MNIST, "mirrors", addresses)

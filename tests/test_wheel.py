@@ -83,6 +83,18 @@ def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
     ).stdout
     assert "torch" not in installed
 
+    for command in (["run", "record"], ["study", "ablation"], ["sweep"], ["evaluate"]):
+        refused = subprocess.run(
+            [bin / "mnist-cnn", *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 1
+        (line,) = refused.stderr.splitlines()
+        assert "of the wheel" in line or "there is no" in line
+
     Image.fromarray(255 - judged_digits.images[0]).resize((90, 90)).save(tmp_path / "digit.png")
     result = subprocess.run(
         [bin / "mnist-cnn", "predict", "--json", "digit.png"],

@@ -9,6 +9,7 @@ in the place of DVC's own.
 import fcntl
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ def main() -> None:
     """Run DVC with the arguments of this process."""
     from dvc.cli import main as dvc
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else `exp run` leaves git detached
     os.environ["SHELL"] = "/bin/sh"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     root = find_root(Path.cwd())
