@@ -1,5 +1,6 @@
 """What several test modules share: the real MNIST files, and small copies of the project."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -284,11 +285,19 @@ def copy_project(folder: Path, digits: Digits) -> Project:
 def pristine(
     tmp_path_factory: pytest.TempPathFactory, small_digits: tuple[Digits, Digits]
 ) -> Project:
-    """A small project after its first `dvc repro`."""
-    project = copy_project(tmp_path_factory.mktemp("project"), small_digits[0])
-    assert project.repro() == ["download", "train", "evaluate", "export"]
-    project.commit("Reproduced")
-    return project
+    """A small project after its first `dvc repro`, which one of the workers runs for all."""
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pristine"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            project = copy_project(tmp_path_factory.mktemp("project"), small_digits[0])
+            assert project.repro() == ["download", "train", "evaluate", "export"]
+            project.commit("Reproduced")
+            project.folder.rename(made)
+    own = tmp_path_factory.mktemp("projects") / "pristine"
+    shutil.copytree(made, own, symlinks=True)
+    return Project(own)
 
 
 @pytest.fixture

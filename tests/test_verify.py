@@ -57,6 +57,6 @@ def test_results_that_are_committed_or_of_other_settings_are_not_remarked_on(
     project: Project,
 ) -> None:
     assert compare(project) == ""
-    project.set(**{"evaluate.calibration_bins": 5})
+    project.set(**{"data.sources": ["npm"]})
     project.run("dvc", "repro")
     assert compare(project) == ""
