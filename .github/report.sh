@@ -45,8 +45,7 @@ figures() {
     else
         committed=false
         echo "> **These are not the committed results.** The pipeline ran here, and found others:"
-        echo "> either \`dvc repro\` was not run before the commit, or this is another processor,"
-        echo "> whose result is as if of another seed."
+        echo "> \`dvc repro\` was not run before the commit, or it ran on a GPU."
         echo
     fi
     echo "### Settings"

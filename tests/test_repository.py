@@ -96,6 +96,14 @@ def test_the_readmes_headline_is_what_the_pipeline_measured() -> None:
     assert f"95 % interval {low:.2f} to {high:.2f} %" in readme
 
 
+def test_the_documented_processors_are_those_that_gave_the_golden_bytes() -> None:
+    (entry,) = json.loads((REPOSITORY / "tests/golden.json").read_text())
+    page = (REPOSITORY / "docs/reproducibility.md").read_text()
+    digests = re.findall(r"`([0-9a-f]{16})`", page)
+    assert len(digests) >= len(entry["processors"])
+    assert set(digests) == {entry["digests"]["models/model.safetensors"][:16]}
+
+
 def test_the_page_on_reliability_names_each_test_that_causes_a_fault() -> None:
     page = (REPOSITORY / "docs/reliability.md").read_text()
     causing = set()
