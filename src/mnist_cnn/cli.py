@@ -475,7 +475,7 @@ def _judge_robustness(model: Path | None, images: int, validation: bool) -> None
     )
     from mnist_cnn.robustness import examples, judge, told
 
-    session = open_reader(model or default_model())
+    session = open_reader(model or default_model(), as_written=True)
     digits = _validation_digits() if validation else read_test_digits(RAW_DATA)
     digits = digits.take(np.arange(min(images, len(digits))))
     report = judge(partial(read_logits, session), digits, noted_least_logits(session))

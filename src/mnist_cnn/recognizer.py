@@ -84,8 +84,13 @@ def default_model() -> Path:
     return next((path for path in (packaged, ONNX_MODEL) if path.is_file()), made)
 
 
-def open_model(path: Path) -> onnxruntime.InferenceSession:
+def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
     """Open an ONNX file for the CPU, on one thread.
+
+    Args:
+        path: of the file.
+        as_written: run it without optimization, which takes longer, and gives the same bits on
+            every processor.
 
     Raises:
         MnistCnnError: there is no such file, it is damaged or too large, or onnxruntime cannot
@@ -103,6 +108,8 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's failures share no other base
@@ -110,13 +117,13 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
         raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
 
 
-def open_reader(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file that takes and gives what `mnist_cnn.contract` says.
+def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
+    """Open an ONNX file, as `open_model` does, that takes and gives what `mnist_cnn.contract` says.
 
     Raises:
         MnistCnnError: what `open_model` raises, or it takes or gives something else.
     """
-    session = open_model(path)
+    session = open_model(path, as_written)
     inputs = [(value.name, value.type) for value in session.get_inputs()]
     outputs = {value.name for value in session.get_outputs()}
     if inputs != [(INPUT, "tensor(uint8)")] or not outputs >= set(OUTPUTS):

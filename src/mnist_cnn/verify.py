@@ -15,6 +15,7 @@ from typing import Any
 
 from mnist_cnn.artifacts import read_json
 from mnist_cnn.errors import MnistCnnError, told_plainly
+from mnist_cnn.outputs import recorded_outputs
 from mnist_cnn.params import parse_yaml
 from mnist_cnn.paths import ACCURACY, LOCK, RAW_DATA, STUDY
 from mnist_cnn.processor import this_processor
@@ -73,7 +74,11 @@ def tell_differences() -> None:
 
 def outputs(lock: str) -> dict[str, str]:
     """The MD5 of each output by its path, in the pipeline's order, that a `dvc.lock` names."""
-    return {out["path"]: out["md5"] for stage in _stages(lock) for out in stage["outs"]}
+    return {
+        str(path): md5
+        for recorded in recorded_outputs(lock).values()
+        for path, md5 in recorded.items()
+    }
 
 
 def _inputs(lock: str) -> list[Any]:
@@ -85,12 +90,8 @@ def _inputs(lock: str) -> list[Any]:
             stage["params"],
             [dep for dep in stage["deps"] if dep["path"] not in made],
         )
-        for stage in _stages(lock)
+        for stage in parse_yaml(lock, str(LOCK))["stages"].values()
     ]
-
-
-def _stages(lock: str) -> list[dict[str, Any]]:
-    return list(parse_yaml(lock, str(LOCK))["stages"].values())
 
 
 def _committed(path: Path) -> str:
