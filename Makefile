@@ -28,7 +28,7 @@ LOG := .venv/setup.log
 quietly = >> $(LOG) 2>&1 || { tail -n 15 $(LOG); echo "make setup: this step failed; $(LOG) has all that it said"; exit 1; }
 
 # One package has no wheel, and is built with the locked setuptools: by default, pip would
-# fetch another one for that, unchecked. What `dvc` is here: src/mnist_cnn/dvc_command.py.
+# fetch another one for that, unchecked. What `dvc` is here: src/mnist_cnn_train/repro/dvc_command.py.
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist-cnn needs Python 3.11 or newer; name one: make PYTHON=python3.11 …")'
 	@git rev-parse --verify --quiet HEAD > /dev/null || { echo "make setup: this is no git repository with a commit, which DVC needs; clone it, or run: git init && git add . && git commit -m Start"; exit 1; }
@@ -40,18 +40,18 @@ $(READY):
 	@python -m pip install --require-hashes --no-build-isolation --requirement requirements.lock $(quietly)
 	@echo "setup 3/3: this project"
 	@python -m pip install --no-deps --no-build-isolation --editable . $(quietly)
-	@printf '%s\n' '#!/bin/sh' 'exec "$(CURDIR)/.venv/bin/python" -P -m mnist_cnn.dvc_command "$$@"' > .venv/bin/dvc
+	@printf '%s\n' '#!/bin/sh' 'exec "$(CURDIR)/.venv/bin/python" -P -m mnist_cnn_train.repro.dvc_command "$$@"' > .venv/bin/dvc
 	@rm -f .venv/.ready-*
 	@touch $@
 
 .PHONY: repro
 repro: $(READY) ## run the pipeline; only what changed runs again
 	@dvc repro
-	@python -P -m mnist_cnn.verify --here
+	@python -P -m mnist_cnn_train.repro.verify --here
 
 .PHONY: verify
 verify: $(READY) ## run the last commit's pipeline elsewhere, and compare each byte (3 minutes)
-	@python -P -m mnist_cnn.verify
+	@python -P -m mnist_cnn_train.repro.verify
 
 # DVC trusts a cached file that may not be written; it checks the others, and drops those that are
 # not what they should be. What is then missing is made anew.
@@ -94,23 +94,23 @@ audit: $(READY) ## compare the locked packages with the known vulnerabilities (a
 
 .PHONY: study
 study: robust ## all published recipes: ten seeds on the test images, and `make robust` (2.5 hours; resumes)
-	mnist-cnn study published --seeds 10 --jobs $(JOBS)
+	python -m mnist_cnn_train study published --seeds 10 --jobs $(JOBS)
 
 .PHONY: robust
 robust: $(READY) ## the robust recipe over five seeds, on damaged test images (half an hour; resumes)
-	mnist-cnn study robust --seeds 5 --jobs $(JOBS)
+	python -m mnist_cnn_train study robust --seeds 5 --jobs $(JOBS)
 
 .PHONY: ablation
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
-	mnist-cnn study ablation --seeds 3 --jobs $(JOBS)
+	python -m mnist_cnn_train study ablation --seeds 3 --jobs $(JOBS)
 
 .PHONY: sweep
 sweep: $(READY) ## search for better settings by what sweep.yaml says (five minutes; resumes)
-	mnist-cnn sweep --jobs $(JOBS)
+	python -m mnist_cnn_train sweep --jobs $(JOBS)
 
 .PHONY: pictures
 pictures: repro ## how the reader does on people's pictures, and on pictures of no digit (2 minutes)
-	mnist-cnn evaluate
+	python -m mnist_cnn_train evaluate
 
 .PHONY: bench
 bench: $(READY) ## speed, against baselines, into benchmarks/results.md (an hour, nothing beside)

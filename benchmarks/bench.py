@@ -18,11 +18,12 @@ from ours import speed
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_cnn.artifacts import replacing, write_bytes
-from mnist_cnn.errors import told_plainly
-from mnist_cnn.model import build
-from mnist_cnn.params import TRAINING_IMAGES, load_params
-from mnist_cnn.training import epoch_sizes
+from mnist_cnn.core.errors import told_plainly
+from mnist_cnn.core.files import replacing, write_bytes
+from mnist_cnn_train.data.catalog import TRAINING_IMAGES
+from mnist_cnn_train.model.networks import build
+from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.training.loop import epoch_sizes
 
 HERE = Path(__file__).parent
 

@@ -10,12 +10,13 @@ import time
 
 import torch
 
-from mnist_cnn.digits import read_test_digits, read_training_digits
-from mnist_cnn.model import predict_logits
-from mnist_cnn.params import Params, changed, load_params
-from mnist_cnn.paths import RAW_DATA, RECIPES
-from mnist_cnn.study import read_recipes
-from mnist_cnn.training import train
+from mnist_cnn_train.data.dataset import read_test_digits, read_training_digits
+from mnist_cnn_train.experiments.paths import RECIPES
+from mnist_cnn_train.experiments.recipes import read_recipes
+from mnist_cnn_train.model.networks import predict_logits
+from mnist_cnn_train.pipeline.params import Params, changed, load_params
+from mnist_cnn_train.pipeline.paths import RAW_DATA
+from mnist_cnn_train.training.loop import train
 
 
 def speed(seed: int, threads: int) -> Params:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ours import speed
 from torch.profiler import ProfilerActivity, profile
 
-from mnist_cnn.digits import read_training_digits
-from mnist_cnn.paths import RAW_DATA
-from mnist_cnn.training import train
+from mnist_cnn_train.data.dataset import read_training_digits
+from mnist_cnn_train.pipeline.paths import RAW_DATA
+from mnist_cnn_train.training.loop import train
 
 # torch's names of what is called once for each of these; nothing is counted twice.
 OPERATIONS = {

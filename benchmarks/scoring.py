@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mnist_cnn.digits import read_test_digits
-from mnist_cnn.paths import RAW_DATA
+from mnist_cnn_train.data.dataset import read_test_digits
+from mnist_cnn_train.pipeline.paths import RAW_DATA
 
 CASES = (("ready", 100_000), ("ready", 1_000_000), ("PNG", 10_000))
 WORKERS = (1, 2)

@@ -10,17 +10,17 @@ import sys
 import time
 from statistics import median
 
-from mnist_cnn.processor import this_processor
+from mnist_cnn_train.pipeline.processor import this_processor
 
 EPOCHS = 2
 
 
 def train_once() -> None:
     """Print the seconds of training, from pixels in memory."""
-    from mnist_cnn.digits import read_training_digits
-    from mnist_cnn.params import load_params
-    from mnist_cnn.paths import RAW_DATA
-    from mnist_cnn.training import train
+    from mnist_cnn_train.data.dataset import read_training_digits
+    from mnist_cnn_train.pipeline.params import load_params
+    from mnist_cnn_train.pipeline.paths import RAW_DATA
+    from mnist_cnn_train.training.loop import train
 
     params = load_params()
     recipe = params.train.model_copy(update={"epochs": EPOCHS, "device": "cpu"})

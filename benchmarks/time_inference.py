@@ -11,11 +11,11 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from mnist_cnn.digits import read_test_digits
-from mnist_cnn.model import build, to_input
-from mnist_cnn.params import load_params
-from mnist_cnn.paths import ONNX_INT8_MODEL, ONNX_MODEL, RAW_DATA, WEIGHTS
-from mnist_cnn.weights import load_weights
+from mnist_cnn_train.data.dataset import read_test_digits
+from mnist_cnn_train.model.networks import build, to_input
+from mnist_cnn_train.model.weights import load_weights
+from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.pipeline.paths import ONNX_INT8_MODEL, ONNX_MODEL, RAW_DATA, WEIGHTS
 
 Images = npt.NDArray[np.uint8]
 Reader = Callable[[Images], object]

@@ -13,8 +13,8 @@ from statistics import median
 from PIL import Image
 from ruamel.yaml import YAML
 
-from mnist_cnn.digits import read_test_digits
-from mnist_cnn.paths import RAW_DATA
+from mnist_cnn_train.data.dataset import read_test_digits
+from mnist_cnn_train.pipeline.paths import RAW_DATA
 
 STAGES = ("download", "train", "evaluate", "export")
 

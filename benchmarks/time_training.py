@@ -14,8 +14,8 @@ from statistics import mean
 
 from tqdm import tqdm
 
-from mnist_cnn.paths import RAW_DATA
-from mnist_cnn.processor import this_processor
+from mnist_cnn_train.pipeline.paths import RAW_DATA
+from mnist_cnn_train.pipeline.processor import this_processor
 
 HERE = Path(__file__).parent
 GOAL = 0.99

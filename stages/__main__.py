@@ -14,8 +14,8 @@ SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 sys.path.insert(0, SOURCE)
 os.environ["PYTHONPATH"] = SOURCE  # for the processes that a stage starts
 
-from mnist_cnn.processor import cap  # noqa: E402
-from mnist_cnn.stage import running  # noqa: E402
+from mnist_cnn_train.pipeline.processor import cap  # noqa: E402
+from mnist_cnn_train.pipeline.stage import running  # noqa: E402
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Bring the images, as four files in MNIST's form, with a note of their classes."""
 
-from mnist_cnn.mnist_files import TEST_FILES, TRAINING_FILES
-from mnist_cnn.params import Data, load_params
-from mnist_cnn.paths import OWN_PICTURES, RAW_DATA
-from mnist_cnn.sources import download, download_relative, write_dataset
-from mnist_cnn.stage import alone
+from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES
+from mnist_cnn_train.download.sources import download, download_relative, write_dataset
+from mnist_cnn_train.pipeline.params import Data, load_params
+from mnist_cnn_train.pipeline.paths import OWN_PICTURES, RAW_DATA
+from mnist_cnn_train.pipeline.stage import alone
 
 
 @alone("download")
@@ -23,7 +23,9 @@ def main() -> None:
 
 def read_own(data: Data) -> None:
     """Take the pictures in data/own."""
-    from mnist_cnn.own_pictures import read_own_pictures  # needs more than the others
+    from mnist_cnn_train.download.image_folder import (
+        read_own_pictures,  # needs more than the others
+    )
 
     training, test = read_own_pictures(OWN_PICTURES, data.test_share)
     parts = ((TRAINING_FILES, training), (TEST_FILES, test))

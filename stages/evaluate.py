@@ -4,14 +4,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mnist_cnn.artifacts import read_columns, write_csv, write_json
-from mnist_cnn.digits import read_test_digits
-from mnist_cnn.errors import CheckFailedError
-from mnist_cnn.evaluation import evaluate
-from mnist_cnn.figures import draw_curves, draw_misclassified, draw_reliability
-from mnist_cnn.model import build, predict_logits
-from mnist_cnn.params import load_params
-from mnist_cnn.paths import (
+from mnist_cnn.core.errors import CheckFailedError
+from mnist_cnn.core.files import write_json
+from mnist_cnn_train.data.dataset import read_test_digits
+from mnist_cnn_train.evaluation.corruption_suite import headline, judge
+from mnist_cnn_train.evaluation.figures import draw_curves, draw_misclassified, draw_reliability
+from mnist_cnn_train.evaluation.metrics import evaluate
+from mnist_cnn_train.model.networks import build, predict_logits
+from mnist_cnn_train.model.weights import load_weights
+from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.pipeline.paths import (
     ACCURACY,
     CONFUSION,
     CURVES,
@@ -21,9 +23,8 @@ from mnist_cnn.paths import (
     TRAINING_LOG,
     WEIGHTS,
 )
-from mnist_cnn.robustness import headline, judge
-from mnist_cnn.stage import alone
-from mnist_cnn.weights import load_weights
+from mnist_cnn_train.pipeline.stage import alone
+from mnist_cnn_train.pipeline.tables import read_columns, write_csv
 
 
 @alone("evaluate")

@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from mnist_cnn.artifacts import read_json, sha256, write_bytes, write_json
-from mnist_cnn.digits import (
-    Digits,
-    read_description,
-    read_test_digits,
-    read_training_digits,
-    stratified_split,
-)
-from mnist_cnn.errors import CheckFailedError
-from mnist_cnn.model import build
-from mnist_cnn.onnx_export import check_parity, describe, export_onnx
-from mnist_cnn.params import Export, load_params
-from mnist_cnn.paths import (
+from mnist_cnn.core.errors import CheckFailedError
+from mnist_cnn.core.files import read_json, sha256, write_bytes, write_json
+from mnist_cnn.onnxfile.checksum import seal
+from mnist_cnn_train.data.catalog import read_description
+from mnist_cnn_train.data.dataset import Digits, read_test_digits, read_training_digits
+from mnist_cnn_train.data.split import stratified_split
+from mnist_cnn_train.export.graph import describe, export_onnx
+from mnist_cnn_train.export.int8 import check_int8, quantise
+from mnist_cnn_train.export.parity import check_parity
+from mnist_cnn_train.export.thresholds import note_least_logits, read_by, to_choose_from
+from mnist_cnn_train.model.networks import build
+from mnist_cnn_train.model.weights import load_weights
+from mnist_cnn_train.pipeline.params import Export, load_params
+from mnist_cnn_train.pipeline.paths import (
     ACCURACY,
     ONNX_INT8_MODEL,
     ONNX_METRICS,
@@ -29,11 +30,7 @@ from mnist_cnn.paths import (
     RAW_DATA,
     WEIGHTS,
 )
-from mnist_cnn.quantisation import check_int8, quantise
-from mnist_cnn.rejection import note_least_logits, read_by, to_choose_from
-from mnist_cnn.seal import seal
-from mnist_cnn.stage import alone
-from mnist_cnn.weights import load_weights
+from mnist_cnn_train.pipeline.stage import alone
 
 
 @alone("export")

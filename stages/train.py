@@ -2,15 +2,17 @@
 
 from dataclasses import astuple, fields
 
-from mnist_cnn.artifacts import write_csv, write_json
-from mnist_cnn.checkpoint import Checkpoint
-from mnist_cnn.digits import Digits, read_training_digits, stratified_split
-from mnist_cnn.params import Params, load_params
-from mnist_cnn.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
-from mnist_cnn.processes import Processes, is_member, joined, launch
-from mnist_cnn.stage import alone
-from mnist_cnn.training import EpochLog, train
-from mnist_cnn.weights import save_weights
+from mnist_cnn.core.files import write_json
+from mnist_cnn_train.data.dataset import Digits, read_training_digits
+from mnist_cnn_train.data.split import stratified_split
+from mnist_cnn_train.model.weights import save_weights
+from mnist_cnn_train.pipeline.params import Params, load_params
+from mnist_cnn_train.pipeline.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
+from mnist_cnn_train.pipeline.stage import alone
+from mnist_cnn_train.pipeline.tables import write_csv
+from mnist_cnn_train.training.checkpoint import Checkpoint
+from mnist_cnn_train.training.distributed import Processes, is_member, joined, launch
+from mnist_cnn_train.training.loop import EpochLog, train
 
 
 def main() -> None:

@@ -15,27 +15,35 @@ from typing import Any
 
 import hypothesis
 
-from mnist_cnn.processor import cap
+from mnist_cnn_train.pipeline.processor import cap
 
 cap()  # before what computes is imported: a training in a test is one of the pipeline's
 
 import numpy as np
 import pytest
 from ours import speed
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from ruamel.yaml import YAML
 
-from mnist_cnn.artifacts import sha256
-from mnist_cnn.contract import DIGEST
-from mnist_cnn.digits import Digits, read_test_digits, read_training_digits, stratified_split
-from mnist_cnn.mnist_files import SHA256
-from mnist_cnn.onnx_export import describe, export_onnx
-from mnist_cnn.params import Params, changed, load_params
-from mnist_cnn.recognizer import Recognizer, open_model
-from mnist_cnn.rejection import note_least_logits, seen_as_pictures, to_choose_from, to_judge_by
-from mnist_cnn.seal import seal
-from mnist_cnn.sources import download
-from mnist_cnn.training import train
+from mnist_cnn.core.files import sha256
+from mnist_cnn.imaging.box import Box
+from mnist_cnn.onnxfile.checksum import seal
+from mnist_cnn.onnxfile.contract import DIGEST
+from mnist_cnn.onnxfile.session import open_model
+from mnist_cnn.reader.recognizer import Recognizer
+from mnist_cnn_train.data.catalog import SHA256
+from mnist_cnn_train.data.dataset import Digits, read_test_digits, read_training_digits
+from mnist_cnn_train.data.split import stratified_split
+from mnist_cnn_train.download.sources import download
+from mnist_cnn_train.export.graph import describe, export_onnx
+from mnist_cnn_train.export.thresholds import (
+    note_least_logits,
+    seen_as_pictures,
+    to_choose_from,
+    to_judge_by,
+)
+from mnist_cnn_train.pipeline.params import Params, changed, load_params
+from mnist_cnn_train.training.loop import train
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -315,3 +323,20 @@ def reproduced(pristine: Project) -> Iterator[Project]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def page(rows: list[str], size: int = 60) -> tuple[Image.Image, list[list[Box]]]:
+    """Rows of digits, each a little higher or lower than the last, and their boxes."""
+    image = Image.new("L", (80 + 70 * max(map(len, rows)), 60 + 120 * len(rows)), 245)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size)
+    boxes = []
+    for row, text in enumerate(rows):
+        boxes.append([])
+        for column, digit in enumerate(text):
+            place = (40 + 70 * column, 40 + 120 * row + 12 * (column % 2))
+            draw.text(place, digit, fill=40, font=font)
+            alone = Image.new("L", image.size)
+            ImageDraw.Draw(alone).text(place, digit, fill=255, font=font)
+            boxes[-1].append(Box(*(alone.getbbox() or ())))
+    return image, boxes

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from mnist_cnn.digits import PIXEL_MEAN, PIXEL_STD
+from mnist_cnn.core.mnist import PIXEL_MEAN, PIXEL_STD
 
 
 def run(

@@ -1,17 +1,17 @@
-"""A tiny, trustworthy reader of handwritten digits, and the pipeline that makes it."""
+"""A tiny, trustworthy reader of handwritten digits."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_cnn.recognizer import Reading, Recognizer
+    from mnist_cnn.reader.recognizer import Reading, Recognizer
 
 __all__ = ["Reading", "Recognizer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the recogniser once it is asked for: no stage of the pipeline needs it."""
+    """Import the recognizer once it is asked for: no stage of the pipeline needs it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("mnist_cnn.recognizer"), name)
+    return getattr(import_module("mnist_cnn.reader.recognizer"), name)

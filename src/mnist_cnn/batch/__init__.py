@@ -1,0 +1,1 @@
+"""Predictions for millions of images, into Parquet."""

@@ -1,0 +1,471 @@
+"""What `mnist_cnn.batch.plan` reads: a folder of pictures, or Parquet files, cut into tasks."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.mnist import IMAGE_SIZE
+from mnist_cnn.imaging.load import Grey, PictureError, find_pictures, load_grey
+from mnist_cnn.imaging.normalize import to_mnist
+
+PIXELS = IMAGE_SIZE**2
+
+# Images in a part. A kill costs what was read of one, but a billion images should not end in a
+# million files; smaller inputs are cut into so many parts that they can be shared out. Images that
+# are ready take a fiftieth of the time of pictures, so they come in fewer and larger parts.
+LARGEST_PART = 65_536
+PICTURES_SMALLEST_PART, PICTURES_PARTS = 1_024, 64
+READY_SMALLEST_PART, READY_PARTS = 16_384, 16
+ROWS = 1_024  # decoded at once
+
+# Of a column, in bytes; without, Arrow reads the whole of it in a row group.
+READ_AHEAD = 1 << 20
+
+# How the formats of `imaging.load` begin: such bytes are a picture, whatever their number.
+BEGINNINGS = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*"),
+    *(b"P%d" % kind for kind in range(1, 7)),
+)
+KEYS = ("id", "path")  # columns that name an image; the first one that is there is taken
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are decoded, and what names them.
+
+    Attributes:
+        keys: an Arrow array of n.
+        images: uint8 ``[m, 28, 28]``, those that have ink.
+        inked: bool ``[n]``, which those are.
+        problems: why an image could not be read, by its place among the n.
+    """
+
+    keys: pa.Array
+    images: npt.NDArray[np.uint8]
+    inked: npt.NDArray[np.bool_]
+    problems: dict[int, str]
+
+
+@dataclass(frozen=True)
+class PicturesTask:
+    """Some pictures of a folder, by their names relative to it."""
+
+    number: int
+    folder: Path
+    names: tuple[str, ...]
+
+    key_name = "path"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batches(self) -> Iterator[Batch]:
+        """The pictures, decoded."""
+        names = iter(self.names)
+        while some := list(islice(names, ROWS)):
+            keys = pa.array(map(_printable, some), pa.string())
+            yield _decoded(keys, (self.folder / name for name in some))
+
+
+def _printable(name: str) -> str:
+    """File names need not be UTF-8, but Arrow's strings must."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of Parquet files hold the images, and what names them; None, the row number."""
+
+    image: str
+    key: str | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of a Parquet file from `start` to before `stop`."""
+
+    file: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """Some rows of Parquet files; `first` is the number of the first one among all."""
+
+    number: int
+    first: int
+    pieces: tuple[Piece, ...]
+    columns: Columns
+
+    key_name = "id"
+
+    def __len__(self) -> int:
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+    def batches(self) -> Iterator[Batch]:
+        """The images in the rows, decoded.
+
+        Raises:
+            MnistCnnError: a file is damaged.
+        """
+        number = self.first
+        for piece in self.pieces:
+            for rows in _rows(piece, self.columns):
+                if self.columns.key is None:
+                    keys = pa.array(np.arange(number, number + len(rows), dtype=np.int64))
+                else:
+                    keys = rows.column(self.columns.key)
+                number += len(rows)
+                yield _images(keys, rows.column(self.columns.image))
+
+
+Task = PicturesTask | RowsTask
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures in a folder and all below it.
+
+    Attributes:
+        folder: as it was given.
+        names: of the pictures, relative to it, in order.
+        fingerprint: a SHA-256 over their names and sizes.
+    """
+
+    folder: Path
+    names: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def described(self) -> dict[str, object]:
+        """What a run must have in common with the one that it goes on with; fit for JSON."""
+        return {"pictures": len(self), "sha256": self.fingerprint}
+
+    def tasks(self, size: int) -> Iterator[Task]:
+        """One for each `size` pictures."""
+        for number, start in enumerate(range(0, len(self), size)):
+            yield PicturesTask(number, self.folder, tuple(self.names[start : start + size]))
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """The rows of Parquet files that have the same columns.
+
+    Attributes:
+        files: each with its number of rows, in order.
+        columns: which to read.
+        ready: whether images are 28x28 already, as MNIST's, rather than pictures.
+        fingerprint: a SHA-256 over the files' names and footers, which hold the sizes of all
+            columns, and mostly their extremes.
+    """
+
+    files: list[tuple[Path, int]]
+    columns: Columns
+    ready: bool
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return sum(rows for _, rows in self.files)
+
+    def described(self) -> dict[str, object]:
+        """As that of `PictureFolder`."""
+        return {"rows": len(self), "sha256": self.fingerprint, **asdict(self.columns)}
+
+    def tasks(self, size: int) -> Iterator[Task]:
+        """One for each `size` rows, counted on from file to file."""
+        number, pieces, room = 0, [], size
+        for file, rows in self.files:
+            start = 0
+            while start < rows:
+                stop = min(rows, start + room)
+                pieces.append(Piece(file, start, stop))
+                room -= stop - start
+                start = stop
+                if not room:
+                    yield RowsTask(number, number * size, tuple(pieces), self.columns)
+                    number, pieces, room = number + 1, [], size
+        if pieces:
+            yield RowsTask(number, number * size, tuple(pieces), self.columns)
+
+
+Input = PictureFolder | ParquetFiles
+
+
+def part_size(found: Input) -> int:
+    """How many images a part has, unless the user says."""
+    smallest, parts = PICTURES_SMALLEST_PART, PICTURES_PARTS
+    if isinstance(found, ParquetFiles) and found.ready:
+        smallest, parts = READY_SMALLEST_PART, READY_PARTS
+    return min(LARGEST_PART, max(smallest, -(-len(found) // parts)))
+
+
+def find_input(source: Path, image: str, key: str | None) -> Input:
+    """What there is to read at `source`, a Parquet file or a folder.
+
+    Args:
+        source: where.
+        image: the column of the images, for Parquet.
+        key: the column that names them; None for one of `KEYS`, or else the row number.
+
+    Raises:
+        MnistCnnError: there is nothing that can be read, or two kinds of it; or a Parquet file is
+            damaged, or lacks a column, or has one of another type.
+    """
+    if source.is_file():
+        return _find_rows([source], source.parent, image, key)
+    if not source.is_dir():
+        raise MnistCnnError(f"there is no file or folder {source}")
+    files = sorted(file for file in source.rglob("*.parquet") if not _is_hidden(file, source))
+    names = [str(Path(name).relative_to(source)) for name in find_pictures([str(source)])]
+    if files and names:
+        raise MnistCnnError(
+            f"{source} holds both Parquet files ({files[0].relative_to(source)}) and pictures "
+            f"({names[0]}); give a file, or a folder of one kind"
+        )
+    if files:
+        return _find_rows(files, source, image, key)
+    if names:
+        return PictureFolder(source, names, _fingerprint_pictures(source, names))
+    raise MnistCnnError(f"there are no Parquet files or pictures in {source}")
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """As Spark and Arrow have it: what another program keeps beside the data."""
+    return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+
+
+def _fingerprint_pictures(folder: Path, names: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        path = folder / name
+        size = path.stat().st_size if path.exists() else -1  # a link to nowhere
+        digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _find_rows(files: list[Path], folder: Path, image: str, key: str | None) -> ParquetFiles:
+    digest = hashlib.sha256()
+    counted: list[tuple[Path, int]] = []
+    types: dict[str, pa.DataType] = {}
+    for file in files:
+        with _opened(file) as opened:
+            schema, rows = opened.schema_arrow, opened.metadata.num_rows
+        if not counted:
+            columns = Columns(image, key or _key(schema))
+            types = {
+                name: _type(schema, name, file) for name in (columns.image, columns.key) if name
+            }
+            _check_image(types[columns.image], columns.image, file)
+            if columns.key and not _is_key(types[columns.key]):
+                raise MnistCnnError(
+                    f"{file}: the column {columns.key!r} is of {types[columns.key]}; what names an "
+                    "image should be an integer or a string"
+                )
+        for name, expected in types.items():
+            if _type(schema, name, file) != expected:
+                raise MnistCnnError(
+                    f"{file}: the column {name!r} is of {_type(schema, name, file)}, but of "
+                    f"{expected} in {files[0]}; give files of one kind"
+                )
+        counted.append((file, rows))
+        digest.update(f"{file.relative_to(folder)}\0".encode(errors="surrogateescape"))
+        digest.update(_footer(file))
+    if not sum(rows for _, rows in counted):
+        raise MnistCnnError(f"{folder if len(files) > 1 else files[0]} has no rows")
+    return ParquetFiles(counted, columns, _is_ready(types[image]), digest.hexdigest())
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    """Raises MnistCnnError where Arrow finds a fault, also later within the block."""
+    try:
+        with pq.ParquetFile(file, buffer_size=READ_AHEAD) as opened:
+            yield opened
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())
+        raise MnistCnnError(f"{file} is damaged, or not Parquet: {reason}") from None
+
+
+def _footer(file: Path) -> bytes:
+    """The metadata at the end of a Parquet file; it ends with its own length and 4 bytes more."""
+    with file.open("rb") as content:
+        content.seek(-8, 2)
+        length = int.from_bytes(content.read(4), "little")
+        content.seek(-8 - length, 2)
+        return content.read(length)
+
+
+def _key(schema: pa.Schema) -> str | None:
+    """The first of `KEYS` that can name an image."""
+    for name in KEYS:
+        if name in schema.names and _is_key(schema.field(name).type):
+            return name
+    return None
+
+
+def _is_key(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
+    return any(test(kind) for test in tests)
+
+
+def _type(schema: pa.Schema, name: str, file: Path) -> pa.DataType:
+    places = schema.get_all_field_indices(name)
+    if len(places) != 1:
+        what = "no column" if not places else "several columns"
+        raise MnistCnnError(f"{file} has {what} {name!r}; it has: {', '.join(schema.names)}")
+    return schema.field(places[0]).type
+
+
+def _check_image(kind: pa.DataType, name: str, file: Path) -> None:
+    inner = kind
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        inner = kind.field("bytes").type
+    if not (_is_binary(inner) or _is_ready(kind)):
+        raise MnistCnnError(
+            f"{file}: the column {name!r} is of {kind}; images should be encoded bytes, a struct "
+            f"with such `bytes`, or {PIXELS} pixels of uint8, as binary or a list"
+        )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return kind in (pa.binary(), pa.large_binary())
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def _is_ready(kind: pa.DataType) -> bool:
+    """Whether no value of this type is a picture in a file format."""
+    return bool(kind == pa.binary(PIXELS) or (_is_list(kind) and kind.value_type == pa.uint8()))
+
+
+def _rows(piece: Piece, columns: Columns) -> Iterator[pa.RecordBatch]:
+    """The rows of a piece, some at a time.
+
+    Row groups are the least that Parquet can find: where the piece begins within one, what is
+    before is decoded for nothing.
+    """
+    with _opened(piece.file) as opened:
+        counts = [
+            opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
+        ]
+        ends = np.cumsum(counts)
+        first, last = np.searchsorted(ends, [piece.start, piece.stop - 1], side="right")
+        place = int(ends[first]) - counts[first]
+        names = [name for name in (columns.image, columns.key) if name]
+        for rows in opened.iter_batches(
+            ROWS, row_groups=range(first, last + 1), columns=names, use_threads=False
+        ):
+            wanted = rows[max(0, piece.start - place) : max(0, piece.stop - place)]
+            place += len(rows)
+            if len(wanted):
+                yield wanted
+            if place >= piece.stop:
+                break
+
+
+def _images(keys: pa.Array, values: pa.Array) -> Batch:
+    """Decode a column."""
+    ready = _all_ready(values)
+    if ready is None:
+        return _decoded(keys, (_content(value.as_py()) for value in values))
+    inked = ready.max(axis=(1, 2)) > 0
+    return Batch(keys, ready[inked], inked, {})
+
+
+def _all_ready(values: pa.Array) -> npt.NDArray[np.uint8] | None:
+    """The images ``[n, 28, 28]`` of a column where each is ready, which takes no copy of them."""
+    if values.null_count:
+        return None
+    if _is_binary(values.type):
+        if not pc.all(pc.equal(pc.binary_length(values), PIXELS)).as_py():
+            return None
+        values = values.cast(pa.binary(PIXELS))
+        begun = np.flatnonzero(_fixed(values)[:, 0])
+        if any(_fixed(values)[row, :4].tobytes().startswith(BEGINNINGS) for row in begun):
+            return None
+    if values.type == pa.binary(PIXELS):
+        pixels = _fixed(values)
+    elif _is_list(values.type):
+        if not pc.all(pc.equal(pc.list_value_length(values), PIXELS)).as_py():
+            return None
+        flat = values.flatten()
+        if flat.null_count:
+            return None
+        pixels = flat.to_numpy()
+    else:
+        return None
+    return pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _fixed(values: pa.Array) -> npt.NDArray[np.uint8]:
+    """The bytes ``[n, 784]`` of an array of fixed-size binary."""
+    _, content = values.buffers()
+    start = values.offset * PIXELS
+    pixels = np.frombuffer(content, np.uint8)[start : start + len(values) * PIXELS]
+    return pixels.reshape(-1, PIXELS)
+
+
+# A picture to preprocess, or an image that is ready, or why there is neither.
+Content = Path | bytes | Grey | PictureError
+
+
+def _content(value: object) -> Content:
+    if isinstance(value, dict):
+        value = value["bytes"]
+    if isinstance(value, list) and None not in value:
+        value = bytes(value)
+        if len(value) != PIXELS:
+            return PictureError(f"has {len(value):,} pixels, not {PIXELS}")
+    if not isinstance(value, bytes):
+        return PictureError("is null")
+    if len(value) == PIXELS and not value.startswith(BEGINNINGS):
+        return np.frombuffer(value, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
+    return value
+
+
+def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
+    """Each of `contents` as MNIST would have it."""
+    images, problems = [], {}
+    inked = np.zeros(len(keys), np.bool_)
+    for place, content in enumerate(contents):
+        try:
+            image = _as_mnist(content)
+        except MemoryError:
+            raise  # says nothing about the picture
+        except PictureError as error:
+            name = content if isinstance(content, Path) else "the picture"
+            problems[place] = str(error).removeprefix(f"{name}: ")
+        except Exception as error:  # a defect that one picture of a million finds costs that one
+            problems[place] = f"{type(error).__name__}: {error}"
+        else:
+            if image is not None:
+                inked[place] = True
+                images.append(image)
+    stacked = np.stack(images) if images else np.empty((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    return Batch(keys, stacked, inked, problems)
+
+
+def _as_mnist(content: Content) -> Grey | None:
+    if isinstance(content, PictureError):
+        raise content
+    if isinstance(content, np.ndarray):
+        return content if content.any() else None
+    return to_mnist(load_grey(content))

@@ -1,0 +1,121 @@
+"""One part of a job: read its images, and write them as one Parquet file."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mnist_cnn.batch.inputs import Batch, Task
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import sha256, write_bytes
+from mnist_cnn.reader.recognizer import NO_INK, Recognizer
+
+# In the output, until a part is whole.
+TEMPORARY = "_temporary"
+
+# Begins a warning where there is no reading at all.
+UNREADABLE = "could not be read: "
+UNREADABLE_COUNT = b"unreadable"  # of a part, in the metadata of its file
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks have in common; `digest` is the model's SHA-256."""
+
+    output: Path
+    model: Path
+    digest: str
+
+    def part(self, number: int) -> Path:
+        """Where a part belongs."""
+        return self.output / f"part-{number:06}.parquet"
+
+
+def _is_done(job: Job, task: Task) -> bool:
+    try:
+        return bool(pq.read_metadata(job.part(task.number)).num_rows == len(task))
+    except (pa.ArrowException, OSError):  # not there, or damaged
+        return False
+
+
+def _unreadable(part: Path) -> int:
+    return int(pq.read_metadata(part).metadata[UNREADABLE_COUNT])
+
+
+def read_part(job: Job, task: Task) -> int:
+    """Read the images of a task and write its part; returns their number.
+
+    Any process may, on any machine that sees the same files, even two the same at once: both
+    write the same, each to a temporary file of its own.
+
+    Raises:
+        MnistCnnError: a Parquet file is damaged or changed, or the model is another one here.
+        OSError: the part cannot be written.
+    """
+    recognizer = _recognizer(job.model, job.digest)
+    unreadable, batches = 0, []
+    for batch in task.batches():
+        unreadable += len(batch.problems)
+        batches.append(_readings(recognizer, batch, task.key_name))
+    table = pa.Table.from_batches(batches)
+    if len(table) != len(task):
+        raise MnistCnnError("the input has changed since the run began; begin anew")
+    notes = {
+        UNREADABLE_COUNT: str(unreadable),
+        "labels": ",".join(recognizer.labels),
+        "model_sha256": job.digest,
+    }
+    content = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(notes),
+        content,
+        compression="zstd",
+        use_dictionary=["label", "warning"],
+    )
+    temporary = job.output / TEMPORARY / uuid4().hex
+    write_bytes(temporary, content.getvalue())
+    temporary.replace(job.part(task.number))
+    return len(task)
+
+
+@cache
+def _recognizer(model: Path, digest: str) -> Recognizer:
+    """What reads in this process."""
+    if sha256(model) != digest:
+        raise MnistCnnError(f"{model} is not the model that the run began with")
+    cv2.setNumThreads(1)  # there are as many processes as processors
+    warnings.filterwarnings("ignore", module="PIL")  # on damage that is noted in our own words
+    return Recognizer(model)
+
+
+def _readings(recognizer: Recognizer, batch: Batch, key_name: str) -> pa.RecordBatch:
+    """What is read in a batch, as the columns of a part."""
+    rows, labels = len(batch.keys), len(recognizer.labels)
+    likeliest = np.zeros(rows, np.int64)
+    notes = np.full(rows, NO_INK, np.object_)
+    for place, problem in batch.problems.items():
+        notes[place] = UNREADABLE + problem
+    probabilities = np.empty((0, labels), np.float32)
+    if len(batch.images):
+        read = recognizer.judge(batch.images)
+        likeliest[batch.inked], notes[batch.inked] = read.likeliest, read.warnings
+        probabilities = read.probabilities
+    offsets = np.zeros(rows + 1, np.int32)
+    np.cumsum(batch.inked * labels, out=offsets[1:])
+    return pa.RecordBatch.from_arrays(
+        [
+            batch.keys,
+            pa.array(recognizer.labels).take(pa.array(likeliest, mask=~batch.inked)),
+            pa.ListArray.from_arrays(
+                offsets, pa.array(probabilities.ravel()), mask=pa.array(~batch.inked)
+            ),
+            pa.array(notes, pa.string()),
+        ],
+        [key_name, "label", "probabilities", "warning"],
+    )

@@ -1,0 +1,38 @@
+"""The command `mnist-cnn`.
+
+What a command needs is imported when it runs: `--help` need not wait for onnxruntime.
+"""
+
+import sys
+import warnings
+from io import TextIOWrapper
+
+import click
+
+from mnist_cnn.cli.batch import score
+from mnist_cnn.cli.model import demo, info
+from mnist_cnn.cli.options import Group
+from mnist_cnn.cli.reading import predict, read
+from mnist_cnn.core.errors import told_plainly
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="mnist-cnn")
+def commands() -> None:
+    """Read handwritten digits in pictures."""
+
+
+for command in (predict, read, score, demo, info):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; failures that a user can mend end in one line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
+    warnings.filterwarnings("ignore", module="PIL")  # on damage that we tell of in our own words
+    with told_plainly("mnist-cnn"):
+        commands()

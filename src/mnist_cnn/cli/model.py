@@ -1,0 +1,44 @@
+"""The commands that show the model: `demo` and `info`."""
+
+from pathlib import Path
+
+import click
+
+from mnist_cnn.cli.options import MODEL
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default, a free one.")
+@click.option("--browser/--no-browser", default=True, help="Open the page.", show_default=True)
+@MODEL
+def demo(port: int, browser: bool, model: Path | None) -> None:
+    """Open a page to draw digits on, or drop pictures onto.
+
+    It is served to this machine alone, until Ctrl-C.
+    """
+    from mnist_cnn.demo.server import serve
+    from mnist_cnn.reader.recognizer import Recognizer
+
+    serve(Recognizer(model), port, browser)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+def info(model: Path | None) -> None:
+    """Print what an ONNX file says about itself.
+
+    MODEL is the one that comes with the package, unless another is given.
+    """
+    from mnist_cnn.core.location import default_model
+    from mnist_cnn.onnxfile.session import open_model
+
+    path = model or default_model()
+    session = open_model(path)
+    described = {"file": f"{path}, {path.stat().st_size:,} bytes"}
+    for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        for value in values:
+            described[f"{role} {value.name}"] = f"{value.type} {value.shape}"
+    described |= dict(sorted(session.get_modelmeta().custom_metadata_map.items()))
+    width = max(map(len, described))
+    for name, value in described.items():
+        click.echo(f"{name:{width}}  {value}")

@@ -1,0 +1,83 @@
+"""Readings as lines of text: a table for people, CSV and JSON for programs."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from mnist_cnn.reader.recognizer import Reading
+
+DECIMALS = 6  # of a probability
+Form = Literal["table", "csv", "json"]
+
+
+class Listing:
+    """One line for each reading, the first one under the names of the columns."""
+
+    def __init__(self, form: Form, top: int = 1) -> None:
+        """List the `top` likeliest labels; JSON, one object in a line, has all of them."""
+        self._form: Form = form
+        self._top = top
+        self._begun = False
+
+    def lines(self, name: str, reading: Reading) -> Iterator[str]:
+        """What is read in the picture `name`."""
+        if self._form == "json":
+            yield json.dumps(_content(name, reading))
+            return
+        write = _as_csv if self._form == "csv" else _as_table
+        row = _row(name, reading, self._top)
+        if not self._begun:
+            self._begun = True
+            yield write({column: column for column in row})
+        yield write(row)
+
+
+def _content(name: str, reading: Reading) -> dict[str, object]:
+    content: dict[str, object] = {
+        "picture": name,
+        "label": reading.label,
+        "probability": round(reading.probability, DECIMALS),
+        "probabilities": {
+            label: round(share, DECIMALS) for label, share in reading.probabilities.items()
+        },
+        "warning": reading.warning,
+    }
+    if reading.box:
+        content |= {"line": reading.line, "box": asdict(reading.box)}
+    return content
+
+
+def _row(name: str, reading: Reading, top: int) -> dict[str, object]:
+    ranked = sorted(reading.probabilities.items(), key=lambda item: item[1], reverse=True)
+    row: dict[str, object] = {}
+    for place in range(top):
+        label, probability = ranked[place] if place < len(ranked) else ("", None)
+        suffix = f"_{place + 1}" if place else ""
+        row[f"label{suffix}"] = label
+        row[f"probability{suffix}"] = probability and round(probability, DECIMALS)
+    if reading.box:
+        row |= {"line": reading.line, **asdict(reading.box)}
+    return row | {"warning": reading.warning or "", "picture": name}
+
+
+def _as_csv(row: Mapping[str, object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(row.values())
+    return text.getvalue()
+
+
+def _as_table(row: Mapping[str, object]) -> str:
+    cells = []
+    for column, value in row.items():
+        if column == "picture":
+            cells.append(str(value))  # comes last, for it may have any length
+        elif column == "warning":
+            cells.append(f"{value:20}")
+        elif isinstance(value, float):
+            cells.append(f"{100 * value:.2f} %".rjust(len(column)))
+        else:
+            cells.append(f"{'-' if value is None else value!s:>{len(column)}}")
+    return "  ".join(cells)

@@ -1,0 +1,199 @@
+"""A local page to draw digits on: the page in demo.html, and the server that reads for it.
+
+The page sends pictures and draws what comes back: how a picture becomes a digit is said once, in
+Python, and the demo cannot differ from the rest of the package.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+import sys
+import threading
+import webbrowser
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.imaging.load import PictureError
+from mnist_cnn.reader.recognizer import Reading, Recognizer
+
+PAGE = Path(__file__).with_name("demo.html")
+METHODS = {"/": ("GET", "HEAD"), "/predict": ("POST",)}
+MOST_BYTES = 10_000_000  # a phone's photograph has 3 to 8 MB
+STALLED = 10  # seconds without a byte, after which a connection is given up
+
+
+def serve(recognizer: Recognizer, port: int = 0, open_browser: bool = True) -> None:
+    """Serve the page to this machine alone until Ctrl-C, and say where.
+
+    Args:
+        recognizer: what reads.
+        port: 0 takes any free one.
+        open_browser: show the page at once.
+
+    Raises:
+        MnistCnnError: the port cannot be had.
+    """
+    with make_server(recognizer, port) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        click.echo(f"Draw a digit at {address} (Ctrl-C ends this)")
+        if open_browser:
+            # A browser in the terminal would keep us from serving until it is closed.
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def make_server(recognizer: Recognizer, port: int) -> ThreadingHTTPServer:
+    """The demo's server, listening on 127.0.0.1, not yet serving.
+
+    Raises:
+        MnistCnnError: the port cannot be had.
+    """
+    try:
+        return _Server(recognizer, port)
+    except OSError as error:
+        reason = error.strerror or error
+        raise MnistCnnError(
+            f"port {port} cannot be used: {reason}; choose another with --port"
+        ) from None
+
+
+class _Server(ThreadingHTTPServer):
+    # Where the standard library shares ports, a second demo would get half of our requests.
+    allow_reuse_port = False
+
+    def __init__(self, recognizer: Recognizer, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Requests)
+        self.recognizer = recognizer
+        suffix = "" if self.server_port == 80 else f":{self.server_port}"  # as browsers say it
+        self.hosts = (f"127.0.0.1{suffix}", f"localhost{suffix}")
+        page = PAGE.read_text(encoding="utf-8")
+        for name, value in {
+            "labels": ",".join(recognizer.labels),
+            "most_bytes": str(MOST_BYTES),
+        }.items():
+            page = page.replace("{{" + name + "}}", html.escape(value))
+        self.page = page.encode()
+        self.headers = {
+            "Content-Security-Policy": "; ".join(
+                [
+                    "default-src 'none'",
+                    f"script-src {_hash_of('script', page)}",
+                    f"style-src {_hash_of('style', page)}",
+                    "img-src 'self' blob: data:",
+                    "connect-src 'self'",
+                    "base-uri 'none'",
+                    "form-action 'none'",
+                    "frame-ancestors 'none'",
+                ]
+            ),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",  # with none, some browsers hide the origin from us
+            "Cache-Control": "no-store",
+        }
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A browser that leaves before its answer is no defect.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Requests(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps the connection from stroke to stroke
+    timeout = STALLED
+    disable_nagle_algorithm = True  # else an answer's second packet waits 40 ms for the browser
+    server: _Server
+
+    def do_GET(self) -> None:
+        hosts = self.headers.get_all("Host", [])
+        origin = self.headers.get("Origin")
+        methods = METHODS.get(self.path.partition("?")[0])
+        # Another site may have its name point here (DNS rebinding), or post here from its pages.
+        if len(hosts) != 1 or hosts[0] not in self.server.hosts:
+            self._refuse(HTTPStatus.FORBIDDEN, f"only {self.server.hosts[0]} is served")
+        elif origin not in (None, f"http://{hosts[0]}"):
+            self._refuse(HTTPStatus.FORBIDDEN, "pages of other sites are not served")
+        elif methods is None:
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+        elif self.command not in methods:
+            allowed = ", ".join(methods)
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", Allow=allowed)
+        elif self.command == "POST":
+            self._predict()
+        else:
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
+
+    def _predict(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,18}", length):
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request must say its length in bytes")
+            return
+        if int(length) > MOST_BYTES:
+            self._refuse(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"this file has more than the {MOST_BYTES // 1_000_000} MB allowed",
+            )
+            return
+        picture = self.rfile.read(int(length))
+        if len(picture) < int(length):  # the browser has left
+            self.close_connection = True
+            return
+        try:
+            reading = self.server.recognizer.predict(picture)
+        except PictureError as error:
+            message = re.sub(r"^the picture:? ", "this file ", " ".join(str(error).split()))
+            self._send_json(HTTPStatus.BAD_REQUEST, {"error": message})
+        else:
+            self._send_json(HTTPStatus.OK, _as_json(reading))
+
+    def _refuse(self, status: HTTPStatus, message: str, **headers: str) -> None:
+        # What follows on this connection is a body that nobody reads.
+        self._send_json(status, {"error": message}, Connection="close", **headers)
+
+    def _send_json(self, status: HTTPStatus, content: dict[str, Any], **headers: str) -> None:
+        self._send(status, "application/json", json.dumps(content).encode(), **headers)
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: a line per stroke helps nobody."""
+
+
+def _hash_of(tag: str, page: str) -> str:
+    """What allows the page's one `tag`, and no other, in a Content-Security-Policy."""
+    [content] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _as_json(reading: Reading) -> dict[str, Any]:
+    image = reading.image
+    return {
+        "label": reading.label,
+        "probability": reading.probability,
+        "probabilities": dict(reading.probabilities),
+        "warning": reading.warning,
+        "image": None if image is None else base64.b64encode(image.tobytes()).decode(),
+    }

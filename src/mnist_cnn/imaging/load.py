@@ -1,0 +1,207 @@
+"""Any picture as grey levels: decoded, upright, over white, and of bounded size."""
+
+import io
+from collections.abc import Iterable, Iterator
+from glob import glob
+from os import PathLike
+from pathlib import Path
+from typing import IO
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from mnist_cnn.core.errors import MnistCnnError
+
+Picture = str | PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
+Grey = npt.NDArray[np.uint8]
+
+# What people send. Others are refused before their decoder sees a byte: one of Pillow's starts
+# another program (EPS).
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".pgm", ".ppm", ".pbm", ".webp", ".tif", ".tiff"}
+)
+MOST_PIXELS = 50_000_000  # of a good camera; decoded and copied, up to 800 MB
+MOST_BYTES = 256_000_000
+LONGEST_SIDE = 2_000  # a page of handwriting is read as well from this as from more
+
+# An alpha channel that differs by less has no drawing in it.
+FLAT = 8
+
+
+class PictureError(MnistCnnError):
+    """A picture cannot be used: which one, and why."""
+
+
+def find_pictures(names: Iterable[str]) -> Iterator[str]:
+    """The pictures that `names` stand for: files, folders and all below them, patterns, and ``-``.
+
+    In the order of `names`, and by name within a folder or a pattern. What is not there stays,
+    for the reader to complain of.
+    """
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            yield from sorted(
+                str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES
+            )
+        # Path.glob takes no absolute patterns.
+        elif not path.exists() and (matching := sorted(glob(name, recursive=True))):  # noqa: PTH207
+            yield from matching
+        else:
+            yield name
+
+
+def load_grey(picture: Picture) -> Grey:
+    """Decode `picture` into grey levels, uint8 ``[height, width]``, 0 is black.
+
+    Turned as its EXIF orientation says; what is transparent is white, or, where the drawing
+    itself is white, black; of several frames the first. Pictures longer than `LONGEST_SIDE`
+    are reduced to it.
+
+    Args:
+        picture: a file's path or content; an image of Pillow's; or an array
+            ``[height, width]``, or with a last axis of 1, 3 (RGB) or 4 (RGBA) channels, of
+            bool, uint8, uint16, or floats from 0 to 1.
+
+    Raises:
+        PictureError: it cannot be read, is no picture, or is too large.
+        TypeError: `picture` is none of these.
+    """
+    return load_reduced(picture)[0]
+
+
+def load_reduced(picture: Picture) -> tuple[Grey, float]:
+    """What `load_grey` gives, and by how much it was reduced: 2 where each side was halved."""
+    if isinstance(picture, np.ndarray):
+        return _to_grey(_from_array(picture), "the array")
+    if isinstance(picture, Image.Image):
+        return _to_grey(picture, "the image")
+    if isinstance(picture, bytes):
+        return _decode(io.BytesIO(picture), len(picture), "the picture")
+    if isinstance(picture, str | PathLike):
+        return _read(Path(picture))
+    raise TypeError(
+        f"a picture is a path, bytes, an image of Pillow's or an array, not {type(picture)}"
+    )
+
+
+def _read(path: Path) -> tuple[Grey, float]:
+    try:
+        with path.open("rb") as file:
+            return _decode(file, path.stat().st_size, str(path))
+    except OSError as error:
+        raise PictureError(f"{path}: {error.strerror or error}") from None
+
+
+def _decode(file: IO[bytes], size: int, name: str) -> tuple[Grey, float]:
+    if size == 0:
+        raise PictureError(f"{name}: is empty")
+    if size > MOST_BYTES:
+        raise PictureError(f"{name}: has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise PictureError(
+            f"{name}: has more than the {MOST_PIXELS:,} pixels allowed; make it smaller"
+        ) from None
+    except Exception:  # a damaged header makes Pillow's plugins raise anything
+        raise PictureError(
+            f"{name}: is not a picture in a format that is read ({', '.join(FORMATS)})"
+        ) from None
+    with image:
+        return _to_grey(image, name)
+
+
+def _to_grey(image: Image.Image, name: str) -> tuple[Grey, float]:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise PictureError(
+            f"{name}: has {width:,} x {height:,} pixels, more than the {MOST_PIXELS:,} allowed; "
+            "make it smaller"
+        )
+    if not width or not height:
+        raise PictureError(f"{name}: has no pixels")
+    try:
+        if image.format == "JPEG":
+            image.draft("L", (LONGEST_SIDE, LONGEST_SIDE))  # decodes no more than is needed
+        grey = _levels(ImageOps.exif_transpose(image))
+    except Exception as error:  # as above, for a damaged body
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"{name}: is damaged ({reason})") from None
+    reduction = max(1.0, max(grey.shape) / LONGEST_SIDE)
+    if reduction > 1:
+        rows, columns = (max(1, round(side / reduction)) for side in grey.shape)
+        resized = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA)
+        grey = resized.astype(np.uint8)
+    return grey, max(width, height) / max(grey.shape)
+
+
+def _levels(image: Image.Image) -> Grey:
+    """The grey levels of a decoded image in any of Pillow's modes."""
+    factor = max(1, max(image.size) // LONGEST_SIDE)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        most = 65_535.0 if values.dtype == np.uint16 else None
+        values = values.astype(np.uint16 if most else np.float32, copy=False)
+        if factor > 1:
+            size = (max(1, image.width // factor), max(1, image.height // factor))
+            values = np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+        return _stretched(values, most)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    image = image.reduce(factor)
+    if image.mode != "RGBA":
+        return np.asarray(image.convert("L"))
+    white = Image.new("RGBA", image.size, "white")
+    grey = np.asarray(Image.alpha_composite(white, image).convert("L"))
+    alpha = np.asarray(image.getchannel("A"))
+    if np.ptp(grey) < FLAT <= np.ptp(alpha):  # drawn in white
+        return 255 - alpha
+    return grey
+
+
+def _stretched(values: npt.NDArray[np.generic], most: float | None) -> Grey:
+    """As uint8, from 0 to `most`, or over the values' own range where that is None."""
+    numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a value is not finite")
+    least = 0.0
+    if most is None:
+        least, most = float(numbers.min()), float(numbers.max())
+    return ((numbers - least) * (255 / max(most - least, 1e-9))).round().astype(np.uint8)
+
+
+def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
+    shape = " x ".join(map(str, values.shape)) or "no axes"
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
+        raise PictureError(
+            f"the array has the shape {shape}; should be [height, width], or with 1, 3 or 4 "
+            "channels in a last axis"
+        )
+    if not values.size:
+        raise PictureError(f"the array has the shape {shape}, so no pixels")
+    if values.size > 4 * MOST_PIXELS:
+        raise PictureError(f"the array has {values.size:,} values; make it smaller")
+    if values.dtype == np.bool_:
+        levels = values.astype(np.uint8) * np.uint8(255)
+    elif values.dtype == np.uint8:
+        levels = values.astype(np.uint8, copy=False)
+    elif values.dtype == np.uint16:
+        levels = _stretched(values, 65_535)
+    elif np.issubdtype(values.dtype, np.floating):
+        # A NaN compares false with everything, so the test says what is fine.
+        if not (float(values.min()) >= 0 and float(values.max()) <= 1):
+            raise PictureError("the array holds floats outside 0 to 1, or NaN; scale it to 0 to 1")
+        levels = _stretched(values, 1)
+    else:
+        raise PictureError(
+            f"the array is of {values.dtype}; should be bool, uint8, uint16, or floats from 0 to 1"
+        )
+    return Image.fromarray(np.ascontiguousarray(levels))

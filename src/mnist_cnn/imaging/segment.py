@@ -1,0 +1,149 @@
+"""From ink to digits: connected parts, joined into digits and lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mnist_cnn.imaging.box import Box
+from mnist_cnn.imaging.ink import Plane
+from mnist_cnn.imaging.load import PictureError
+
+MOST_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
+
+
+@dataclass(frozen=True)
+class Part:
+    """Ink that hangs together.
+
+    Attributes:
+        box: around it.
+        area: in pixels.
+        labels: by which its pixels are known in the label plane.
+    """
+
+    box: Box
+    area: int
+    labels: frozenset[int]
+
+    @classmethod
+    def of(cls, parts: Sequence["Part"]) -> "Part":
+        """All `parts` as one."""
+        return cls(
+            box=Box(
+                min(part.box.left for part in parts),
+                min(part.box.top for part in parts),
+                max(part.box.right for part in parts),
+                max(part.box.bottom for part in parts),
+            ),
+            area=sum(part.area for part in parts),
+            labels=frozenset().union(*(part.labels for part in parts)),
+        )
+
+
+def _parts(ink: Plane) -> tuple[list[Part], npt.NDArray[np.int32]]:
+    """The connected parts of `ink`, and the plane that says which pixel is of which."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (ink > 0).astype(np.uint8), connectivity=8
+    )
+    parts = [
+        Part(Box(left, top, left + width, top + height), area, frozenset([label]))
+        for label, (left, top, width, height, area) in enumerate(stats.tolist())
+        if label  # 0 is paper
+    ]
+    return parts, cast("npt.NDArray[np.int32]", labels)
+
+
+def _cut(ink: Plane, labels: npt.NDArray[np.int32], part: Part) -> Plane:
+    box = part.box
+    window = np.s_[box.top : box.bottom, box.left : box.right]
+    return np.where(np.isin(labels[window], list(part.labels)), ink[window], 0)
+
+
+def whole(ink: Plane) -> Plane | None:
+    """The ink of a picture that holds one digit, cut out; None where there is none.
+
+    Specks are left out, and what reaches in from the edge beside a digit that does not.
+    """
+    parts, labels = _parts(ink)
+    if not parts:
+        return None
+    height, width = ink.shape
+
+    def is_inside(part: Part) -> bool:
+        box = part.box
+        return box.left > 0 and box.top > 0 and box.right < width and box.bottom < height
+
+    largest = max(part.area for part in parts)
+    inside = [part for part in parts if is_inside(part)]
+    if inside and max(part.area for part in inside) > 0.3 * largest:
+        parts = inside
+        largest = max(part.area for part in parts)
+    digit = Part.of([part for part in parts if part.area > 0.03 * largest])
+    return _cut(ink, labels, digit)
+
+
+def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
+    """Cut a page of digits into one piece each, with its box: line by line, from left to right.
+
+    Raises:
+        PictureError: there are more than `MOST_PARTS`.
+    """
+    parts, labels = _parts(ink)
+    if not parts:
+        return []
+    # The height of a digit is that of most of the ink, not of most of the parts: dots and crumbs.
+    by_height = sorted(parts, key=lambda part: part.box.height)
+    passed = np.cumsum([part.area for part in by_height])
+    usual = by_height[int(np.searchsorted(passed, passed[-1] / 2))].box.height
+    solid = [part for part in parts if max(part.box.height, part.box.width) > 0.15 * usual]
+    if len(solid) > MOST_PARTS:
+        raise PictureError(
+            f"the picture holds {len(solid):,} separate marks, more than the {MOST_PARTS:,} of a "
+            "page of digits"
+        )
+    digits = [
+        part
+        for part in _joined(solid, usual)
+        if part.box.height > 0.4 * usual and part.box.width < 4 * usual
+    ]
+    return [[(part.box, _cut(ink, labels, part)) for part in line] for line in _lines(digits)]
+
+
+def _joined(parts: Sequence[Part], usual: int) -> list[Part]:
+    """Join what lies over one another within a digit's height, as the bar of a 5 and the rest."""
+    joined: list[Part] = []
+    for part in sorted(parts, key=lambda part: part.area, reverse=True):
+        for place, other in enumerate(joined):
+            both = Part.of([other, part])
+            shared = part.box.width + other.box.width - both.box.width
+            narrower = min(part.box.width, other.box.width)
+            if shared > 0.5 * narrower and both.box.height < 1.4 * usual:
+                joined[place] = both
+                break
+        else:
+            joined.append(part)
+    return joined
+
+
+def _lines(parts: Sequence[Part]) -> list[list[Part]]:
+    """From the top; each from left to right, its digits on a height with the one before."""
+    lines: list[list[Part]] = []
+    for part in sorted(parts, key=lambda part: part.box.left):
+        nearest, most = None, 0.4
+        for line in lines:
+            last = line[-1].box
+            shared = min(part.box.bottom, last.bottom) - max(part.box.top, last.top)
+            share = shared / min(part.box.height, last.height)
+            if share > most:
+                nearest, most = line, share
+        if nearest is None:
+            lines.append([part])
+        else:
+            nearest.append(part)
+    return sorted(
+        lines, key=lambda line: float(np.mean([part.box.top + part.box.bottom for part in line]))
+    )

@@ -1,0 +1,1 @@
+"""The exported ONNX files: what they promise, and how they are opened."""

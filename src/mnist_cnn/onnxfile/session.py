@@ -1,0 +1,91 @@
+"""Open an exported ONNX file and run batches of images through it."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.location import ONNX_MODEL
+from mnist_cnn.onnxfile.checksum import is_broken
+from mnist_cnn.onnxfile.contract import INPUT, LEAST_LOGITS, OUTPUTS
+
+# In bytes; 2,000 times what the pipeline makes.
+LARGEST_MODEL = 100_000_000
+
+# Larger batches fall out of the processor's cache.
+BATCH = 32
+
+
+def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
+    """Open an ONNX file for the CPU, on one thread.
+
+    Args:
+        path: of the file.
+        as_written: run it without optimization, which takes longer, and gives the same bits on
+            every processor.
+
+    Raises:
+        MnistCnnError: there is no such file, it is damaged or too large, or onnxruntime cannot
+            read it.
+    """
+    if not path.is_file():
+        raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
+    if path.stat().st_size > LARGEST_MODEL:
+        raise MnistCnnError(f"{path} is too large for a digit reader, over {LARGEST_MODEL:,} bytes")
+    content = path.read_bytes()
+    if is_broken(content):
+        raise MnistCnnError(
+            f"{path} is damaged: its SHA-256 is not the one noted in it; copy it anew, or run "
+            "`make mend` where it was made"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's failures share no other base
+        reason = str(error).rpartition(" : ")[2].strip()
+        raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
+
+
+def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
+    """Open an ONNX file as `open_model` does, and check its inputs and outputs by the contract.
+
+    Raises:
+        MnistCnnError: what `open_model` raises, or it takes or gives something else.
+    """
+    session = open_model(path, as_written)
+    inputs = [(value.name, value.type) for value in session.get_inputs()]
+    outputs = {value.name for value in session.get_outputs()}
+    if inputs != [(INPUT, "tensor(uint8)")] or not outputs >= set(OUTPUTS):
+        raise MnistCnnError(
+            f"{path} is not a model of mnist-cnn's pipeline, nor one that takes uint8 images as "
+            f"{INPUT!r} and gives {' and '.join(OUTPUTS)}"
+        )
+    return session
+
+
+def noted_least_logits(session: onnxruntime.InferenceSession) -> list[float]:
+    """The bound of each label, below which an image may be no digit; none where none is noted."""
+    noted = session.get_modelmeta().custom_metadata_map.get(LEAST_LOGITS)
+    return [float(bound) for bound in noted.split(",")] if noted else []
+
+
+def read_logits(
+    session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Logits, ``[n, 10]``, of uint8 ``[n, 28, 28]``, by a model that `open_reader` opened."""
+    return _read(session, OUTPUTS[:1], images)[0]
+
+
+def _read(
+    session: onnxruntime.InferenceSession, outputs: list[str], images: npt.NDArray[np.uint8]
+) -> list[npt.NDArray[np.float32]]:
+    batches = [
+        session.run(outputs, {INPUT: images[start : start + BATCH]})
+        for start in range(0, len(images), BATCH)
+    ]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

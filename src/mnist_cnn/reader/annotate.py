@@ -1,0 +1,44 @@
+"""Draw what was read into the picture it was read in."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import replacing
+from mnist_cnn.imaging.load import FORMATS
+from mnist_cnn.reader.recognizer import Reading
+
+SURE, DOUBTFUL = "#1a7f37", "#c62828"
+
+
+def draw_boxes(picture: str | bytes, readings: Sequence[Reading], path: Path) -> None:
+    """Write `picture`, upright, to `path`, with a box and a label around each of `readings`.
+
+    Boxes are green, or red where there is a warning.
+
+    Raises:
+        MnistCnnError: the name of `path` has no ending of a picture's format.
+        OSError: it cannot be written.
+    """
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form not in Image.SAVE:
+        raise MnistCnnError(f"{path}: give it the ending of a picture, as .png or .jpg")
+    source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    with Image.open(source, formats=FORMATS) as opened:
+        drawing = ImageOps.exif_transpose(opened).convert("RGB")
+    draw = ImageDraw.Draw(drawing)
+    line = max(1, max(drawing.size) // 500)
+    for reading in readings:
+        box = reading.box
+        if box is None or reading.label is None:
+            continue
+        color = DOUBTFUL if reading.warning else SURE
+        edges = (box.left - 2 * line, box.top - 2 * line, box.right + line, box.bottom + line)
+        draw.rectangle(edges, outline=color, width=line)
+        font = ImageFont.load_default(max(10, box.height // 3))
+        draw.text(edges[:2], reading.label, fill=color, font=font, anchor="lb")
+    with replacing(path) as partial:
+        drawing.save(partial, form)

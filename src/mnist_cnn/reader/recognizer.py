@@ -1,0 +1,177 @@
+"""Read digits in any picture by an exported network; needs neither torch nor the pipeline."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.location import default_model
+from mnist_cnn.core.mnist import IMAGE_SIZE
+from mnist_cnn.imaging.box import Box
+from mnist_cnn.imaging.ink import find_ink
+from mnist_cnn.imaging.load import Grey, Picture, PictureError, load_grey, load_reduced
+from mnist_cnn.imaging.normalize import normalise, to_mnist
+from mnist_cnn.imaging.segment import separate
+from mnist_cnn.onnxfile.contract import DIGEST, LABELS, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.onnxfile.session import BATCH, _read, noted_least_logits, open_reader
+
+NO_INK = "no ink was found"
+NO_DIGIT = "may not be a digit"
+UNSURE = "may be another digit"  # each other one may be less likely, but not all together
+
+# What they say where the labels are no digits.
+NO_CLASS = "may be of no class"
+UNSURE_CLASS = "may be of another class"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read in one picture, or in one box of it.
+
+    Attributes:
+        label: the likeliest digit; None where there is no ink.
+        probability: of `label`, from 0 to 1; 0 where there is none.
+        probabilities: of each label, in the model's order; empty where there is no ink.
+        warning: why this should not be trusted; None where nothing speaks against it.
+        image: what the network saw, uint8 ``[28, 28]``; None where there is no ink.
+        box: where in the picture, in its own pixels, once turned upright; None for all of it.
+        line: of the page, from 1; None without a box.
+    """
+
+    label: str | None
+    probability: float
+    probabilities: Mapping[str, float]
+    warning: str | None
+    image: Grey | None
+    box: Box | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is read in n images.
+
+    Attributes:
+        likeliest: int64 ``[n]``, the place of each one's label in the model's order.
+        probabilities: float32 ``[n, labels]``.
+        warnings: n of them, as in `Reading`.
+    """
+
+    likeliest: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    warnings: list[str | None]
+
+    def rows(self) -> Iterator[tuple[int, npt.NDArray[np.float32], str | None]]:
+        """The three for each image."""
+        return zip(self.likeliest.tolist(), self.probabilities, self.warnings, strict=True)
+
+
+class Recognizer:
+    """Reads digits in pictures.
+
+    A picture is a file's path or content, an image of Pillow's, or an array; `load_grey` of
+    `mnist_cnn.imaging.load` says which arrays.
+    """
+
+    def __init__(self, model: str | PathLike[str] | None = None) -> None:
+        """Open `model`, an ONNX file of the pipeline's; by default the package's own.
+
+        Raises:
+            MnistCnnError: it cannot be used.
+        """
+        path = default_model() if model is None else Path(model)
+        self._session = open_reader(path)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        if not properties.keys() >= {LABELS, LEAST_LOGITS, DIGEST}:
+            raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
+        self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
+        digits = all(label.isdecimal() for label in self.labels)
+        self._no_class = NO_DIGIT if digits else NO_CLASS
+        self._unsure = UNSURE if digits else UNSURE_CLASS
+        self._least_logits = np.asarray(noted_least_logits(self._session), np.float32)
+
+    def predict(self, picture: Picture) -> Reading:
+        """Read a picture that holds one digit.
+
+        Raises:
+            PictureError: it cannot be used as a picture.
+        """
+        return next(self.predict_many([picture]))
+
+    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Reading]:
+        """Read pictures of one digit each, in their order, a batch at a time.
+
+        Raises:
+            PictureError: as soon as one cannot be used; to read the others all the same, call
+                `load_grey` first, and give what it returns.
+        """
+        return self.classify(to_mnist(load_grey(picture)) for picture in pictures)
+
+    def read(self, picture: Picture) -> list[Reading]:
+        """Read a row or a page of separate digits, in reading order, each with its box.
+
+        Raises:
+            PictureError: it cannot be used as a picture.
+        """
+        grey, reduction = load_reduced(picture)
+        placed = [
+            (number, box.scaled(reduction), normalise(digit))
+            for number, line in enumerate(separate(find_ink(grey)), start=1)
+            for box, digit in line
+        ]
+        read = self.classify(image for _, _, image in placed)
+        return [
+            replace(reading, box=box, line=number)
+            for (number, box, _), reading in zip(placed, read, strict=True)
+        ]
+
+    def classify(self, images: Iterable[Grey | None]) -> Iterator[Reading]:
+        """Read images that are as MNIST's, uint8 ``[28, 28]``, 0 for paper; None is no ink.
+
+        Raises:
+            PictureError: one has another shape or dtype.
+        """
+        waiting = iter(images)
+        while batch := list(islice(waiting, BATCH)):
+            yield from self._classify_batch(batch)
+
+    def _classify_batch(self, images: Sequence[Grey | None]) -> Iterator[Reading]:
+        inked = [image for image in images if image is not None]
+        for pixels in inked:
+            if pixels.shape != (IMAGE_SIZE, IMAGE_SIZE) or pixels.dtype != np.uint8:
+                raise PictureError(
+                    f"an image of MNIST's kind is uint8 {IMAGE_SIZE} x {IMAGE_SIZE}, not "
+                    f"{pixels.dtype} {' x '.join(map(str, pixels.shape))}"
+                )
+        read = self.judge(np.stack(inked)).rows() if inked else iter(())
+        for image in images:
+            if image is None:
+                yield Reading(None, 0.0, {}, NO_INK, None)
+                continue
+            likeliest, probabilities, warning = next(read)
+            yield Reading(
+                label=self.labels[likeliest],
+                probability=float(probabilities[likeliest]),
+                probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+                warning=warning,
+                image=image,
+            )
+
+    def judge(self, images: npt.NDArray[np.uint8]) -> Judged:
+        """What `classify` reads, as arrays, which is quicker where there are many.
+
+        Args:
+            images: uint8 ``[n, 28, 28]``, 0 for paper, n at least 1; each has ink.
+        """
+        logits, probabilities = _read(self._session, OUTPUTS, images)
+        likeliest = probabilities.argmax(axis=1)
+        rows = np.arange(len(images))
+        warnings = np.full(len(images), None, np.object_)
+        warnings[probabilities[rows, likeliest] < 0.5] = self._unsure
+        warnings[logits[rows, likeliest] < self._least_logits[likeliest]] = self._no_class
+        return Judged(likeliest, probabilities, warnings.tolist())

@@ -1,0 +1,1 @@
+"""The pipeline that trains, evaluates and exports the digit reader."""

@@ -1,0 +1,5 @@
+"""Run `python -m mnist_cnn_train`."""
+
+from mnist_cnn_train.cli import main
+
+main()

@@ -1,0 +1,246 @@
+"""The command `python -m mnist_cnn_train`: many runs of the pipeline, and what its models can do.
+
+What a command needs is imported when it runs: `--help` need not wait for torch.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mnist_cnn.cli.options import Group, examples
+from mnist_cnn.core.errors import MnistCnnError, told_plainly
+from mnist_cnn_train.experiments.paths import (
+    PICTURES,
+    PICTURES_FIGURE,
+    RECIPES,
+    ROBUSTNESS,
+    ROBUSTNESS_FIGURE,
+    STUDY_FIGURE,
+)
+from mnist_cnn_train.pipeline.paths import ACCURACY, RAW_DATA, VALIDATION
+from mnist_cnn_train.pipeline.processor import cap
+
+if TYPE_CHECKING:
+    from mnist_cnn_train.data.dataset import Digits
+
+
+def _word(context: click.Context, option: click.Parameter, value: str) -> str:
+    """A name that DVC and git take, too."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
+        raise click.BadParameter(f"{value!r} should be of letters, digits, - and _")
+    return value
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def commands() -> None:
+    """Run recipes, seeds and sweeps of the pipeline, and evaluate its models."""
+
+
+@commands.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=examples(
+        "python -m mnist_cnn_train run record --name record && dvc exp apply record",
+        "python -m mnist_cnn_train run robust -S train.seed=1",
+    ),
+)
+@click.argument("recipe")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION OF dvc exp run]...")
+def run(recipe: str, options: tuple[str, ...]) -> None:
+    """Run the pipeline with a RECIPE of recipes.yaml, as a DVC experiment.
+
+    It runs in a copy of the project: where a stage fails, nothing here has changed. `dvc exp apply`
+    brings the results here.
+    """
+    from mnist_cnn_train.experiments.dvc import arguments
+    from mnist_cnn_train.experiments.recipes import read_recipes
+    from mnist_cnn_train.experiments.seeds import GROUPS
+
+    known = {key: value for group in GROUPS for key, value in read_recipes(RECIPES, group).items()}
+    if recipe not in known:
+        raise MnistCnnError(f"{RECIPES} has no recipe {recipe!r}; known: {', '.join(known)}")
+    command = ["dvc", "exp", "run", "--temp", *arguments(known[recipe]), *options]
+    os.execvp(command[0], command)  # noqa: S606
+
+
+@commands.command()
+@click.argument("group", type=click.Choice(["published", "robust", "ablation"]))
+@click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="How many.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At once.")
+def study(group: str, seeds: int, jobs: int) -> None:
+    """Run each recipe of a GROUP in recipes.yaml over several seeds, and sum them up.
+
+    Writes metrics/study.json (published), metrics/robust.json or metrics/ablation.json. What has
+    run already, also before an interruption, is kept.
+    """
+    from mnist_cnn.core.files import write_json
+    from mnist_cnn_train.experiments.figures import draw_study
+    from mnist_cnn_train.experiments.recipes import read_recipes
+    from mnist_cnn_train.experiments.seeds import GROUPS, report, run_study
+
+    recipes = read_recipes(RECIPES, group)
+    results = run_study(recipes, GROUPS[group], seeds, jobs)
+    content = report(recipes, results)
+    write_json(GROUPS[group].report, content)
+    if group == "published":
+        draw_study(content, STUDY_FIGURE)
+
+
+@commands.command(
+    epilog=examples(
+        "python -m mnist_cnn_train sweep --jobs 2",
+        "python -m mnist_cnn_train sweep --best && dvc exp apply sweep-best",
+        "python -m mnist_cnn_train sweep --storage postgresql+psycopg2://user@host/sweeps",
+    )
+)
+@click.option(
+    "--name", default="sweep", show_default=True, callback=_word, help="Of the study; many may be."
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    envvar="MNIST_CNN_STORAGE",
+    show_envvar=True,
+    help="A database that several machines reach; by default, .checkpoints/sweeps.db.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="At once, here.")
+@click.option("--best", is_flag=True, help="Run the pipeline with the best trial's settings.")
+def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
+    """Search for better settings, by what sweep.yaml says.
+
+    Each trial is a short training, judged by the validation images alone. Whoever runs the same
+    command, also in another shell or on another machine, joins in. It goes on where it was, until
+    as many trials are finished as sweep.yaml wants.
+
+    With --best, the whole pipeline is run with what was found, as the DVC experiment NAME-best.
+    """
+    from mnist_cnn_train.experiments.search_space import read_sweep
+    from mnist_cnn_train.pipeline.params import load_params
+
+    cap()
+    plan = read_sweep(load_params())
+    from mnist_cnn_train.experiments.sweep import (
+        DATABASE,
+        find_best,
+        open_study,
+        run_sweep,
+        summary,
+        take_best,
+    )
+
+    url = storage or DATABASE
+    if not best:
+        study = run_sweep(plan, url, name, jobs)
+        for line in summary(study, plan.plan.trials):
+            click.echo(line)
+        rest = "" if name == "sweep" else f" --name {name}"
+        click.echo(f"Take it: python -m mnist_cnn_train sweep --best{rest}")
+        return
+    study = open_study(plan, url, name, make=False)
+    experiment = f"{name}-best"
+    click.echo(f"running the pipeline with the settings of trial {find_best(study).number}")
+    metrics = take_best(study, experiment)
+    for path in (VALIDATION, ACCURACY):
+        for metric, value in metrics[str(path)]["data"].items():
+            if metric in ("validation_loss", "validation_accuracy", "accuracy"):
+                click.echo(f"{metric}: {value}")
+    click.echo(f"Apply it: dvc exp apply {experiment}")
+
+
+@commands.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("--suite", is_flag=True, help="Judge it by damaged images of MNIST's kind instead.")
+@click.option(
+    "--images",
+    type=click.IntRange(1, 10_000),
+    help="For --suite: how many of the images; by default 2,000.",
+)
+@click.option(
+    "--validation",
+    is_flag=True,
+    help="For --suite: by the validation images, which recipes are chosen by; writes nothing.",
+)
+def evaluate(model: Path | None, suite: bool, images: int | None, validation: bool) -> None:
+    """Judge an ONNX file as a reader of pictures.
+
+    Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
+    they are read without, and how many pictures of no digit are noticed; and examples of each,
+    metrics/plots/pictures.png.
+
+    With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the test
+    images are read after 33 kinds of damage, each of five severities. Any model will do that takes
+    and gives what the pipeline's own does.
+    """
+    cap()
+    if suite:
+        _judge_robustness(model, images or 2_000, validation)
+    elif images or validation:
+        raise click.UsageError("--images and --validation belong to --suite; give it too")
+    else:
+        _judge_pictures(model)
+
+
+def _judge_pictures(model: Path | None) -> None:
+    import numpy as np
+
+    from mnist_cnn.core.files import write_json
+    from mnist_cnn.reader.recognizer import Recognizer
+    from mnist_cnn_train.evaluation.picture_suite import examples, judge_disguises, judge_no_digits
+    from mnist_cnn_train.evaluation.suite_figures import draw_pictures
+    from mnist_cnn_train.export.thresholds import to_judge_by
+
+    recognizer, digits = Recognizer(model), to_judge_by(_validation_digits())
+    judged = {
+        "images": len(digits),
+        "disguises": judge_disguises(recognizer, digits),
+        "caught": judge_no_digits(recognizer, len(digits)),
+    }
+    write_json(PICTURES, judged)
+    shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
+    draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
+
+
+def _validation_digits() -> "Digits":
+    from mnist_cnn_train.data.dataset import read_training_digits
+    from mnist_cnn_train.data.split import stratified_split
+    from mnist_cnn_train.pipeline.params import load_params
+
+    split = load_params().data.split
+    _, validation = stratified_split(
+        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
+    )
+    return validation
+
+
+def _judge_robustness(model: Path | None, images: int, validation: bool) -> None:
+    from functools import partial
+
+    import numpy as np
+
+    from mnist_cnn.core.files import write_json
+    from mnist_cnn.core.location import default_model
+    from mnist_cnn.onnxfile.session import noted_least_logits, open_reader, read_logits
+    from mnist_cnn_train.data.dataset import read_test_digits
+    from mnist_cnn_train.evaluation.corruption_suite import examples, judge, told
+    from mnist_cnn_train.evaluation.suite_figures import draw_robustness
+
+    session = open_reader(model or default_model(), as_written=True)
+    digits = _validation_digits() if validation else read_test_digits(RAW_DATA)
+    digits = digits.take(np.arange(min(images, len(digits))))
+    report = judge(partial(read_logits, session), digits, noted_least_logits(session))
+    click.echo(told(report))
+    if validation:
+        return
+    write_json(ROBUSTNESS, report)
+    draw_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
+
+
+def main() -> None:
+    """Run the command line; failures that a user can mend end in one line."""
+    with told_plainly("mnist_cnn_train"):
+        commands(prog_name="python -m mnist_cnn_train")

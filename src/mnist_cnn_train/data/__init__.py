@@ -1,0 +1,1 @@
+"""The images in memory: data sets, the IDX format, the split."""

@@ -1,0 +1,71 @@
+"""The data sets that the pipeline knows: their files, sizes, checksums, and authors."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.mnist import LABELS
+
+TRAINING_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+# Of the uncompressed files, as first published on the MNIST page.
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+DESCRIPTION = "dataset.json"  # beside them: which data set it is, and its classes
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a folder of four IDX files holds.
+
+    Attributes:
+        dataset: its name in `data.dataset`.
+        names: of the classes, in the order of the labels.
+        sha256: of each file.
+    """
+
+    dataset: str
+    names: tuple[str, ...]
+    sha256: dict[str, str]
+
+
+MNIST = Description("mnist", LABELS, SHA256)
+
+
+def read_description(folder: Path) -> Description:
+    """What the download noted of the files in `folder`; where it noted nothing, it is MNIST.
+
+    Raises:
+        MnistCnnError: the note is damaged.
+        OSError: it cannot be read.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        return MNIST
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        found = Description(noted["dataset"], tuple(noted["names"]), dict(noted["sha256"]))
+    except (ValueError, KeyError, TypeError):
+        raise MnistCnnError(f"{path} is damaged; run `make mend`") from None
+    return MNIST if found.dataset == MNIST.dataset else found  # by the published sums
+
+
+# In the files of each data set; folders have as many as they have.
+TRAINING_IMAGES = {
+    **dict.fromkeys(("mnist", "fashion-mnist", "kmnist", "qmnist"), 60_000),
+    "emnist-digits": 240_000,
+}
+CREDITS = {
+    "mnist": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
+    "fashion-mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf)",
+    "kmnist": "KMNIST (T. Clanuwat et al.; adapted from the Kuzushiji dataset by NIJL and others)",
+    "qmnist": "QMNIST (C. Yadav, L. Bottou)",
+    "emnist-digits": "EMNIST digits (G. Cohen, S. Afshar, J. Tapson, A. van Schaik)",
+    "folder": "pictures of the user's own",
+}

@@ -1,0 +1,100 @@
+"""MNIST in memory, or a data set like it.
+
+Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import sha256
+from mnist_cnn.core.mnist import IMAGE_SIZE, LABELS
+from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES, read_description
+from mnist_cnn_train.data.idx import read_idx
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Pictures of digits with their labels.
+
+    Attributes:
+        images: uint8 ``[n, 28, 28]``, 0 is paper and 255 is ink.
+        labels: int64 ``[n]``, each the place of its class among `names`.
+        names: of the classes, in the order of the network's outputs.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    names: tuple[str, ...] = LABELS
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.labels, other.labels]),
+            self.names,
+        )
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Self:
+        """The digits at `indices`, int64 ``[m]``, in that order."""
+        return type(self)(self.images[indices], self.labels[indices], self.names)
+
+
+def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = LABELS) -> Digits:
+    """Read images and their labels from two IDX files, whatever their checksums.
+
+    Raises:
+        MnistCnnError: what `read_idx` raises, or the two are no images of digits with labels.
+        OSError: a file cannot be read.
+    """
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 3
+        or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE)
+        or not len(images)
+    ):
+        raise MnistCnnError(f"{images_path} holds no {IMAGE_SIZE}x{IMAGE_SIZE} images")
+    if labels.shape != images.shape[:1]:
+        raise MnistCnnError(f"{labels_path} does not hold one label for each image")
+    strange = labels[(labels < 0) | (labels >= len(names))]
+    if len(strange):
+        raise MnistCnnError(
+            f"{labels_path} holds the label {strange[0]}, which is none of {len(names)} classes"
+        )
+    return Digits(images.astype(np.uint8, copy=False), labels.astype(np.int64), names)
+
+
+def read_training_digits(folder: Path) -> Digits:
+    """The digits to learn from; 60,000 of MNIST.
+
+    Raises:
+        MnistCnnError: a file is missing, or is not what was published, or downloaded, to the bit.
+        OSError: a file cannot be read.
+    """
+    return _read_checked(folder, TRAINING_FILES)
+
+
+def read_test_digits(folder: Path) -> Digits:
+    """The digits to be judged by, 10,000 of MNIST; raises what `read_training_digits` raises."""
+    return _read_checked(folder, TEST_FILES)
+
+
+def _read_checked(folder: Path, files: tuple[str, str]) -> Digits:
+    description = read_description(folder)
+    for name in files:
+        path = folder / name
+        if not path.is_file():
+            raise MnistCnnError(f"there is no {path}; run `dvc repro download`")
+        if sha256(path) != description.sha256.get(name):
+            raise MnistCnnError(
+                f"{path} is damaged: its SHA-256 is not the published one; run `make mend`"
+            )
+    images, labels = (folder / name for name in files)
+    return read_digits(images, labels, description.names)

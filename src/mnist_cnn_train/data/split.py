@@ -1,0 +1,36 @@
+"""The stratified split into training and validation images."""
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.data.dataset import Digits
+
+
+def stratified_split(
+    digits: Digits, train_images: int, validation_images: int, seed: int
+) -> tuple[Digits, Digits]:
+    """Draw disjoint training and validation digits, each with the class shares of `digits`.
+
+    The number of images of a class differs from its exact share by less than one image in
+    the validation part, and by less than two in the training part.
+
+    Raises:
+        MnistCnnError: more images are asked for than there are.
+    """
+    if train_images + validation_images > len(digits):
+        raise MnistCnnError(
+            f"data.split asks for {train_images:,} training and {validation_images:,} validation "
+            f"images, but there are {len(digits):,}; lower one of them in params.yaml"
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(digits))
+    # Shuffled within each class, so evenly spaced picks take the same share of every class.
+    by_class = shuffled[np.argsort(digits.labels[shuffled], kind="stable")]
+    picks = _evenly_spaced(validation_images, len(by_class))
+    validation, rest = by_class[picks], np.delete(by_class, picks)
+    training = rest[_evenly_spaced(train_images, len(rest))]
+    return digits.take(training), digits.take(validation)
+
+
+def _evenly_spaced(count: int, length: int) -> npt.NDArray[np.int64]:
+    return np.arange(count, dtype=np.int64) * length // count

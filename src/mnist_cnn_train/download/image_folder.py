@@ -1,0 +1,79 @@
+"""The user's own labelled pictures as a data set: one folder for each class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.imaging.load import SUFFIXES, PictureError, find_pictures, load_grey
+from mnist_cnn.imaging.normalize import to_mnist
+from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.split import stratified_split
+
+LEAST_PICTURES = 5  # of a class: some to learn from, to choose by and to judge by
+
+
+def read_own_pictures(folder: Path, test_share: float) -> tuple[Digits, Digits]:
+    """The pictures in `folder`/CLASS, as the recogniser would see them, to learn from and to test.
+
+    The classes are in the order of their names, numbers by value.
+
+    Args:
+        folder: has a folder for each class, which has its pictures, at any depth.
+        test_share: of each class, how many become test images, from 0 to 1.
+
+    Raises:
+        MnistCnnError: there are fewer than two classes, a class has too few pictures or a name
+            that cannot be noted, or a picture cannot be used; up to ten of those are named.
+        OSError: a file cannot be read.
+    """
+    names = sorted((path.name for path in _folders(folder)), key=_by_number)
+    if len(names) < 2:
+        raise MnistCnnError(
+            f"{folder} needs a folder of pictures for each of at least two classes, such as "
+            f"{folder}/cat and {folder}/dog; it has {len(names)}"
+        )
+    images, labels = [], []
+    problems = [
+        f"{path} is of no class: move it into the folder of one"
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix.lower() in SUFFIXES
+    ]
+    for label, name in enumerate(names):
+        if "," in name or not name.isprintable():
+            problems.append(f"{name!r} cannot be a class: rename it without commas")
+            continue
+        pictures = sorted(find_pictures([str(folder / name)]))
+        if len(pictures) < LEAST_PICTURES:
+            problems.append(
+                f"{folder / name} has {len(pictures)} pictures; it needs at least {LEAST_PICTURES}"
+            )
+        for picture in pictures:
+            try:
+                image = to_mnist(load_grey(picture))
+            except PictureError as error:
+                problems.append(f"{picture}: {error}")
+                continue
+            if image is None:
+                problems.append(f"{picture}: no ink was found; remove it")
+                continue
+            images.append(image)
+            labels.append(label)
+    if problems:
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise MnistCnnError(
+            f"the pictures in {folder} cannot be used:\n  " + "\n  ".join(problems[:10]) + more
+        )
+    every = Digits(np.stack(images), np.array(labels, np.int64), tuple(names))
+    tested = max(round(test_share * len(every)), 1)
+    return stratified_split(every, len(every) - tested, tested, seed=0)
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)

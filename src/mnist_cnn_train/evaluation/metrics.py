@@ -1,0 +1,157 @@
+"""How good the network is, how sure one can be of that, and whether it knows when it errs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_cnn.core.mnist import LABELS
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The predictions whose confidence, the top probability, lies in (low, high].
+
+    `confidence` and `accuracy` are means over the bin's `images`; 0 where it has none.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The judgement of `n` predictions.
+
+    Attributes:
+        labels: int64 ``[n]``.
+        predicted: int64 ``[n]``, the class with the largest logit.
+        confidence: float64 ``[n]``, the probability of that class.
+        negative_log_likelihood: mean over all images, in nats.
+        calibration: the bins of `calibration_bins`, of equal width, from low to high.
+        names: of the classes, by label.
+    """
+
+    labels: Labels
+    predicted: Labels
+    confidence: Floats
+    negative_log_likelihood: float
+    calibration: list[CalibrationBin]
+    names: tuple[str, ...]
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Which predictions are right, bool ``[n]``."""
+        return np.equal(self.predicted, self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right predictions, from 0 to 1."""
+        return float(self.correct.mean())
+
+    def metrics(self) -> dict[str, Any]:
+        """All figures, rounded to six decimals, ready for JSON."""
+        right, images = int(self.correct.sum()), len(self.labels)
+        low, high = wilson_interval(right, images)
+        figures = {
+            "accuracy": self.accuracy,
+            "errors": images - right,
+            "images": images,
+            "accuracy_95_low": low,
+            "accuracy_95_high": high,
+            "negative_log_likelihood": self.negative_log_likelihood,
+            "calibration_error": expected_calibration_error(self.calibration),
+            "accuracy_per_class": {
+                self.names[label]: round(float(self.correct[self.labels == label].mean()), 6)
+                for label in np.unique(self.labels)
+            },
+        }
+        return {
+            name: round(figure, 6) if isinstance(figure, float) else figure
+            for name, figure in figures.items()
+        }
+
+
+def evaluate(
+    logits: npt.NDArray[np.float32],
+    labels: Labels,
+    bins: int,
+    names: tuple[str, ...] = LABELS,
+) -> Evaluation:
+    """Judge `logits` against `labels`, ``[n]``, with `bins` calibration bins.
+
+    The logits are ``[n, classes]``, and `names` those of the classes.
+    """
+    log_probabilities = log_softmax(logits)
+    predicted = logits.argmax(axis=1).astype(np.int64)
+    confidence = np.exp(log_probabilities.max(axis=1))
+    return Evaluation(
+        labels=labels,
+        predicted=predicted,
+        confidence=confidence,
+        negative_log_likelihood=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        calibration=calibration_bins(confidence, predicted == labels, bins),
+        names=names,
+    )
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
+    """Natural logarithms of the probabilities, ``[n, classes]``, of `logits` of that shape."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """The score interval of a proportion, which stays within [0, 1] and holds near its ends.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
+    inference", J. Am. Stat. Assoc. 22 (1927).
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    margin = z * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
+    scale = 1 + z**2 / trials
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def calibration_bins(
+    confidence: Floats, correct: npt.NDArray[np.bool_], bins: int
+) -> list[CalibrationBin]:
+    """Group predictions by confidence, ``[n]`` in [0, 1], into `bins` bins of equal width."""
+    edges = np.linspace(0, 1, bins + 1)
+    members = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    result = []
+    for index in range(bins):
+        inside = members == index
+        count = int(inside.sum())
+        result.append(
+            CalibrationBin(
+                low=float(edges[index]),
+                high=float(edges[index + 1]),
+                images=count,
+                confidence=float(confidence[inside].mean()) if count else 0.0,
+                accuracy=float(correct[inside].mean()) if count else 0.0,
+            )
+        )
+    return result
+
+
+def expected_calibration_error(bins: Iterable[CalibrationBin]) -> float:
+    """The mean gap between confidence and accuracy, each bin weighted by its images.
+
+    Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
+    """
+    bins = list(bins)
+    gaps = sum(bin.images * abs(bin.accuracy - bin.confidence) for bin in bins)
+    return gaps / sum(bin.images for bin in bins)

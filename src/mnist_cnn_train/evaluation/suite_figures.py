@@ -1,0 +1,85 @@
+"""Charts of the picture suite and the corruption suite."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from mnist_cnn_train.evaluation.figures import BLUE, GREY, _bare, _save, _short
+
+if TYPE_CHECKING:
+    from mnist_cnn.reader.recognizer import Reading
+
+
+def draw_pictures(
+    examples: Mapping[str, Sequence["tuple[npt.NDArray[np.uint8], Reading]"]], path: Path
+) -> None:
+    """Draw pictures of each kind above what the network saw of them, and what was read.
+
+    A label with a warning has a question mark.
+    """
+    columns = max(map(len, examples.values()))
+    figure = Figure(figsize=(1.0 * columns, 2.35 * len(examples)), layout="constrained")
+    parts = figure.subfigures(len(examples), 1, squeeze=False)[:, 0]
+    for part, (name, pictures) in zip(parts, examples.items(), strict=True):
+        part.suptitle(name, fontsize="medium", x=0.01, ha="left")
+        grid = part.subplots(2, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        for (above, below), (grey, reading) in zip(grid.T, pictures, strict=False):
+            above.imshow(grey, cmap="gray", vmin=0, vmax=255)
+            if reading.image is not None:
+                below.imshow(reading.image, cmap="gray", vmin=0, vmax=255)
+            doubt = "?" if reading.warning else ""
+            read = f"{_short(reading.label)}{doubt}" if reading.label else "no ink"
+            below.set_title(read, fontsize="small", pad=2, parse_math=False)
+    _save(figure, path)
+
+
+def draw_robustness(
+    report: Mapping[str, Any],
+    examples: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.uint8]]]],
+    path: Path,
+) -> None:
+    """Draw each corruption by severity with the accuracy there, and the risk by coverage.
+
+    `report` is what `corruption_suite.judge` gives, `examples` one image for each of its cells.
+    """
+    rows = max(map(len, examples.values()))
+    figure = Figure(figsize=(11, 0.72 * rows + 3.2), layout="constrained")
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.72 * rows + 0.4, 2.8])
+    above, below = parts[:, 0]
+    blocks = above.subfigures(1, len(examples), squeeze=False)[0]
+    for block, (group, corruptions) in zip(blocks, examples.items(), strict=True):
+        error = report[group]["mean_error"]
+        block.suptitle(
+            f"{group.replace('_', ' ')}: mean error {100 * error:.1f} %", fontsize="medium"
+        )
+        columns = len(next(iter(corruptions.values())))
+        for axes in (grid := block.subplots(rows, columns)).flat:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        for line, (name, images) in zip(grid, corruptions.items(), strict=False):
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+            for axes, image, accuracy in zip(
+                line, images, report[group]["accuracy"][name], strict=True
+            ):
+                axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+                axes.set_title(f"{100 * accuracy:.1f}", fontsize="small", pad=2)
+    axes = below.subplots()
+    for group, colour in zip(examples, (GREY, BLUE), strict=False):
+        risks = report[group]["risk_by_coverage"]
+        axes.plot(
+            range(10, 101, 10),
+            [100 * risk for risk in risks.values()],
+            "o-",
+            color=colour,
+            label=group.replace("_", " "),
+        )
+    axes.set(xlabel="the surest … % of all readings", ylabel="errors among them (%)")
+    axes.legend(frameon=False)
+    _bare(axes)
+    _save(figure, path)

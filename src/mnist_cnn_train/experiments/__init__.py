@@ -1,0 +1,1 @@
+"""Many runs: recipes, seeds, sweeps."""

@@ -1,0 +1,56 @@
+"""DVC's experiments, through its command line."""
+
+import json
+import re
+import subprocess
+from typing import Any
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.pipeline.paths import PARAMS
+
+Setting = str | int | float | bool
+
+
+def arguments(changes: dict[str, Setting]) -> list[str]:
+    """The arguments of `dvc exp run` that make `changes`."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in changes.items()
+    }
+    return [word for key, text in texts.items() for word in ("-S", f"{key}={text}")]
+
+
+def experiments() -> dict[str, dict[str, Any]]:
+    """The content of the metrics files of each experiment on the current commit, by its name."""
+    return _shown("metrics")
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """The content of params.yaml in each experiment on the current commit, by its name."""
+    return {name: files[str(PARAMS)]["data"] for name, files in _shown("params").items()}
+
+
+def _shown(part: str) -> dict[str, dict[str, Any]]:
+    rows = json.loads(dvc("exp", "show", "--json"))
+    return {
+        experiment["name"]: (experiment["revs"][-1]["data"] or {}).get(part) or {}
+        for row in rows
+        for experiment in row.get("experiments") or []
+    }
+
+
+def dvc(*command: str) -> str:
+    """The standard output of a DVC command.
+
+    Raises:
+        MnistCnnError: it failed; in the words of the stage, or else of DVC.
+    """
+    result = subprocess.run(["dvc", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    if result.returncode:
+        output = f"{result.stdout}\n{result.stderr}"
+        # A stage starts what it says with its name, and indents what follows.
+        said = re.search(r"^(download|train|evaluate|export): .*(\n  .*)*", output, re.MULTILINE)
+        errors = re.findall(r"^ERROR: .*", output, re.MULTILINE)
+        told = said.group() if said else " ".join(errors) or output
+        raise MnistCnnError(" ".join(told.split()))
+    return result.stdout

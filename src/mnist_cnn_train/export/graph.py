@@ -1,0 +1,104 @@
+"""Export a trained network to ONNX."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from mnist_cnn.core.mnist import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
+from mnist_cnn.onnxfile.contract import INPUT, LABELS, OUTPUTS
+from mnist_cnn_train.data.catalog import CREDITS, MNIST, Description
+from mnist_cnn_train.model.networks import DigitNetwork, to_input
+
+NORMALISATIONS = {
+    "fixed": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}",
+    "image": "by the mean and deviation of each image",
+}
+
+
+class Deployable(nn.Module):
+    """`network` with what surrounds it: from uint8 ``[batch, 28, 28]`` to both outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities, each float ``[batch, classes]``."""
+        logits = self.network(to_input(image))
+        return logits, logits.softmax(dim=1)
+
+
+def describe(
+    network: DigitNetwork, weights_sha256: str, accuracy: float, data: Description = MNIST
+) -> dict[str, str]:
+    """What the ONNX file says about itself, and about the `data` it learnt from and was judged by.
+
+    Its `accuracy` on the test images is from 0 to 1.
+    """
+    return {
+        LABELS: ",".join(data.names),
+        "pixels": "0 is background, 255 is ink",
+        "normalisation": f"{NORMALISATIONS[network.normalisation]}, inside the graph",
+        "dataset": CREDITS[data.dataset],
+        "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
+        "views": str(network.views),
+        "test_accuracy": str(accuracy),
+        "weights_sha256": weights_sha256,
+        "licence": "MIT",
+    }
+
+
+def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> ModelProto:
+    """Export `network` as one self-contained ONNX model with a dynamic batch.
+
+    The same network gives the same bytes: nothing of this machine is in them, neither its
+    folders nor the time.
+
+    Args:
+        network: from float ``[n, 1, 28, 28]`` in [0, 1] to logits; is put in evaluation mode.
+        opset: of the default ONNX domain.
+        metadata: kept in the model's own properties.
+
+    Raises:
+        onnx.checker.ValidationError: the graph is not valid ONNX.
+    """
+    program = cast(  # None is returned by the older exporter alone
+        "torch.onnx.ONNXProgram",
+        torch.onnx.export(
+            Deployable(network).eval(),
+            # With an example of one image, the exporter would fix the batch at one.
+            (torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8),),
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            opset_version=opset,
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+            external_data=False,
+            verbose=False,
+        ),
+    )
+    model = program.model_proto
+    _strip(model)
+    # The oldest format that has these operators, so that older runtimes read it too.
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _strip(model: ModelProto) -> None:
+    """Drop what the exporter notes for debugging: stack traces, with paths of this machine.
+
+    And what no runtime needs: the shapes within, and the names of nodes.
+    """
+    graph = model.graph
+    del graph.value_info[:]
+    for node in graph.node:
+        node.ClearField("name")
+    named = (*graph.node, *graph.input, *graph.output, *graph.initializer)
+    for part in (model, graph, *named):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")

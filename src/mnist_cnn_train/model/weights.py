@@ -1,0 +1,62 @@
+"""Trained weights on disk, as safetensors: plain numbers that run no code when read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import write_bytes
+
+# The one entry of the file's metadata: several would have no fixed order, and the same weights
+# would not always give the same bytes.
+DIGEST = "sha256"
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers of `network`, whole or not at all, with their SHA-256."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(path, save(tensors, {DIGEST: _digest(tensors)}))
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill `network`, on its own device, from a file that `save_weights` wrote.
+
+    Raises:
+        MnistCnnError: the file is missing, damaged, from another network, or not finite.
+    """
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+        metadata = _metadata(content)
+    except FileNotFoundError:
+        raise MnistCnnError(f"there is no {path}; run `dvc repro train`") from None
+    except SafetensorError as error:
+        raise MnistCnnError(f"{path} is damaged ({error}); run `make mend`") from None
+    if metadata.get(DIGEST) != _digest(tensors):
+        raise MnistCnnError(
+            f"{path} is damaged: its SHA-256 is not the one noted in it; run `make mend`"
+        )
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        mismatch = " ".join(str(error).split())
+        raise MnistCnnError(f"{path} is from another network: {mismatch}") from None
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise MnistCnnError(f"{path} has NaN or infinity in {broken[0]}; run `dvc repro train`")
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(save(tensors)).hexdigest()
+
+
+def _metadata(content: bytes) -> Mapping[str, str]:
+    """What is noted in a file that is safetensors: the length of its header, then that as JSON."""
+    length = int.from_bytes(content[:8], "little")
+    noted: Mapping[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return noted

@@ -1,0 +1,1 @@
+"""What all stages share: settings, paths, and how a stage runs."""

@@ -1,0 +1,82 @@
+"""What each stage runs within: alone in its folder, with failures told in one line."""
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mnist_cnn.core.errors import CheckFailedError, MnistCnnError, told_plainly
+from mnist_cnn_train.pipeline.outputs import restore_outputs
+from mnist_cnn_train.pipeline.paths import CHECKPOINTS
+
+
+@contextmanager
+def running(stage: str) -> Iterator[None]:
+    """Run the block as `stage`.
+
+    Failures that a user can mend end the process as `told_plainly` says. DVC deletes the outputs
+    of a stage before it starts it. If the stage then ends early, because its settings are refused,
+    the disk is full or somebody presses Ctrl-C, say, they are put back from DVC's cache, so that
+    the last good model stays. Not so after a `CheckFailedError`, since that says that the model
+    is not good.
+    """
+    with told_plainly(stage), _ending_by_exception():
+        try:
+            yield
+        except CheckFailedError:
+            raise
+        except BaseException as error:
+            if not _is_member():
+                _put_back_outputs()
+            if isinstance(error, ImportError):
+                raise MnistCnnError(
+                    f"{error}: this Python is not the project's; first run `make setup` and "
+                    "`source .venv/bin/activate`"
+                ) from error
+            raise
+
+
+@contextmanager
+def _ending_by_exception() -> Iterator[None]:
+    """Have SIGTERM raise in the block, as Ctrl-C does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if _is_member() else end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_member() -> bool:
+    """Whether torchrun started this process; then all is left to the one that started torchrun."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait until no other process in this folder is within a block of this `name`.
+
+    Where `dvc` alone was killed, its stage is still at work. However a process ends, the system
+    takes its lock away.
+    """
+    CHECKPOINTS.mkdir(exist_ok=True)
+    with (CHECKPOINTS / f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"{name}: waiting for another run of it in this folder to end\n")
+            sys.stderr.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _put_back_outputs() -> None:
+    stage = os.environ.get("DVC_STAGE")  # set by DVC for what it starts
+    if stage:
+        restore_outputs(stage)

@@ -1,0 +1,1 @@
+"""The project's `dvc` command, and the verification of committed results."""

@@ -1,0 +1,95 @@
+"""Device, optimizer, learning-rate schedule and weight averaging of a training run."""
+
+import math
+import os
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.pipeline.params import Train
+from mnist_cnn_train.training.distributed import ALONE, Processes
+
+
+def select_device(name: str, processes: Processes = ALONE) -> torch.device:
+    """The device that `train.device` asks for; ``auto`` is cuda, else mps, else cpu.
+
+    Of several processes on a host, each takes a GPU of its own.
+
+    Raises:
+        MnistCnnError: this machine does not have it.
+    """
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, is_present in present.items() if is_present)
+    if not present[name]:
+        raise MnistCnnError(
+            f"train.device is {name}, but this machine has none that torch can use; "
+            "set it to auto or cpu in params.yaml"
+        )
+    if processes.count == 1 or name == "cpu":
+        return torch.device(name)
+    gpus = torch.cuda.device_count() if name == "cuda" else 1
+    if processes.local_rank >= gpus:
+        raise MnistCnnError(
+            f"train.processes is {processes.local_rank + 1} or more, but this machine has {gpus} "
+            f"{name} device{'s' * (gpus > 1)}; lower it, or set train.device to cpu, in params.yaml"
+        )
+    return torch.device(name, processes.local_rank)
+
+
+def _averaged(network: nn.Module, recipe: Train) -> AveragedModel | None:
+    if not recipe.averaging:
+        return None
+    # Batch statistics are averaged like the weights, so that the two belong together.
+    average = get_ema_multi_avg_fn(recipe.averaging)
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+
+
+def _make_deterministic(recipe: Train) -> None:
+    # cuBLAS is deterministic only with a fixed workspace, which it reads from here.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # As `use_deterministic_algorithms`, which needs a second more, for a compiler.
+    torch.set_deterministic_debug_mode("error")
+    # Filling new memory guards against reading it unwritten, which nothing here does.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_num_threads(1)  # more would gain little within operations as small as ours
+    torch.manual_seed(recipe.seed)
+
+
+def _optimizer(network: nn.Module, recipe: Train) -> Optimizer:
+    # Biases and norms only shift and scale: decay would hold them back and smooth nothing.
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return SGD(
+            groups,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+        )
+    return AdamW(groups, recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def _schedule(recipe: Train, steps: int) -> Callable[[int], float]:
+    """The share of the peak learning rate at each step: up in a line, then down to zero."""
+    warmup = recipe.warmup * steps
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        fallen = (step - warmup) / (steps - warmup)
+        return (1 + math.cos(math.pi * fallen)) / 2 if recipe.schedule == "cosine" else 1 - fallen
+
+    return share

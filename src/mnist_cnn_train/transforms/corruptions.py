@@ -1,0 +1,348 @@
+"""Damage to pictures of digits: what a robust network is trained on, and what it is judged by.
+
+Each corruption takes a batch of images and how strongly each is to be struck, and keeps their
+shape. Those of `TRAINING` are for training, those of `HELD_OUT` only for choosing a recipe: none
+of them is made as one of the others is. All were made for this project; none is taken from a
+benchmark.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mnist_cnn.core.mnist import IMAGE_SIZE
+from mnist_cnn_train.transforms.affine import affine_matrices, warp
+
+
+class Draw:
+    """Random numbers of one batch, in the shape ``[n, 1, 1, 1]`` unless said otherwise."""
+
+    def __init__(self, images: Tensor, key: Sequence[int]) -> None:
+        """For `images`, on their device; the same key draws the same on every one."""
+        self._count, self._device = len(images), images.device
+        self._rng = np.random.default_rng(key)
+        sides = torch.arange(IMAGE_SIZE, dtype=torch.float32, device=self._device)
+        self.rows, self.columns = sides.reshape(1, 1, -1, 1), sides.reshape(1, 1, 1, -1)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Float, one for each image or, with `shape`, as many."""
+        drawn = self._rng.random((self._count, *(shape or (1, 1, 1))), np.float32)
+        return torch.from_numpy(low + (high - low) * drawn).to(self._device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Of mean 0 and standard deviation 1."""
+        drawn = self._rng.standard_normal((self._count, *(shape or (1, 1, 1))), np.float32)
+        return torch.from_numpy(drawn).to(self._device)
+
+    def chance(self, share: float = 0.5) -> Tensor:
+        """True for about `share` of the images."""
+        return self.uniform(0, 1) < share
+
+    def across(self, angle: Tensor) -> Tensor:
+        """How far each pixel lies from the centre in the direction `angle`; 0.5 at a side."""
+        side = IMAGE_SIZE - 1
+        x, y = self.columns / side - 0.5, self.rows / side - 0.5
+        return torch.cos(angle) * x + torch.sin(angle) * y
+
+    def field(self, cells: int) -> Tensor:
+        """A smooth field over the image, from 0 to 1, with about `cells` bumps along a side."""
+        coarse = self.uniform(0, 1, 1, cells + 1, cells + 1)
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        fine = functional.interpolate(coarse, size, mode="bicubic", align_corners=True)
+        return fine.clamp(0, 1)
+
+
+# Images float [n, 1, 28, 28] in [0, 1], and a severity for each in (0, 1], [n, 1, 1, 1].
+Corruption = Callable[[Tensor, Tensor, Draw], Tensor]
+PIXELS = (1, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _moved(images: Tensor, draw: Draw, right: Tensor, down: Tensor) -> Tensor:
+    """`images` drawn with each pixel taken from where the two fields, in pixels, point to."""
+    x = (2 * (draw.columns + right) + 1) / IMAGE_SIZE - 1
+    y = (2 * (draw.rows + down) + 1) / IMAGE_SIZE - 1
+    grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).squeeze(1)
+    grid = grid.expand(len(images), -1, -1, -1)
+    return functional.grid_sample(images, grid, align_corners=False)
+
+
+def _blend(images: Tensor, mask: Tensor, level: Tensor) -> Tensor:
+    return images * (1 - mask) + level * mask
+
+
+def _segment(
+    draw: Draw, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], width: Tensor
+) -> Tensor:
+    """A straight line, 1 on it and 0 off it."""
+    (x1, y1), (x2, y2) = start, end
+    dx, dy = x2 - x1, y2 - y1
+    along = ((draw.columns - x1) * dx + (draw.rows - y1) * dy) / (dx**2 + dy**2 + 1e-6)
+    along = along.clamp(0, 1)
+    # Not the root of a sum of squares: `sqrt` rounds as the vendor of the processor has it.
+    distance = torch.hypot(draw.columns - x1 - along * dx, draw.rows - y1 - along * dy)
+    return (width / 2 + 0.5 - distance).clamp(0, 1)
+
+
+# For training
+
+
+def grain(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Gaussian noise, the same everywhere or more where there is ink."""
+    where = torch.where(draw.chance(0.7), 1.0, 0.2 + images)
+    return images + 0.6 * severity * where * draw.normal(*PIXELS)
+
+
+def specks(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Single pixels, turned white or black."""
+    spots = draw.uniform(0, 1, *PIXELS) < 0.4 * severity
+    return torch.where(spots, draw.uniform(0, 1, *PIXELS).round(), images)
+
+
+def soften(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """A Gaussian blur, at times sharpened in contrast afterwards."""
+    sigma = 0.3 + 2.2 * severity
+    offsets = torch.arange(-6.0, 7.0, device=images.device)
+    weights = (-(offsets**2) / (2 * sigma.reshape(-1, 1) ** 2)).exp()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    soft = images.transpose(0, 1)
+    for shape, padding in (((-1, 1, 13, 1), (6, 0)), ((-1, 1, 1, 13), (0, 6))):
+        soft = functional.conv2d(soft, weights.reshape(shape), padding=padding, groups=len(images))
+    soft = soft.transpose(0, 1)
+    top = soft.amax((2, 3), keepdim=True).clamp_min(0.05)
+    return torch.where(draw.chance(), soft, soft / top)
+
+
+def shake(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """The camera moves in a line while it looks."""
+    angle, length = draw.uniform(0, math.pi), 2 + 9 * severity
+    right, down = torch.cos(angle) * length, torch.sin(angle) * length
+    steps = torch.linspace(-0.5, 0.5, 7).tolist()
+    seen = [_moved(images, draw, right * step, down * step) for step in steps]
+    return torch.stack(seen).mean(dim=0)
+
+
+def expose(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Too bright or too dark, with too little or too much contrast."""
+    contrast = 1 + severity * draw.uniform(-0.85, 0.6)
+    brightness = severity * draw.uniform(-0.3, 0.85)
+    return images.clamp_min(0) ** (4 ** (severity * draw.uniform(-1, 1))) * contrast + brightness
+
+
+def mist(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Light clouds before the digit, coarse and fine."""
+    cloud = 0.6 * draw.field(3) + 0.3 * draw.field(6) + 0.2 * draw.field(13)
+    thick = severity * draw.uniform(0.5, 1.2) * cloud
+    return torch.where(draw.chance(), images + thick, _blend(images, thick.clamp(0, 0.9), cloud))
+
+
+def illuminate(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Light that falls off in some direction."""
+    angle = draw.uniform(0, 2 * math.pi)
+    across = draw.across(angle)
+    return images * (1 - 0.5 * severity * (across + 0.5)) + severity * (across + 0.5)
+
+
+def invert(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Ink and paper change places, in all of the image or beyond a straight edge."""
+    angle, place = draw.uniform(0, 2 * math.pi), draw.uniform(-0.6, 0.3)
+    across = draw.across(angle)
+    width = 0.1 + 1.2 * severity * draw.uniform(0, 1)
+    part = (across > place) & ((across < place + width) | draw.chance())
+    strength = 0.4 + 0.6 * draw.uniform(0, 1)
+    return torch.where(part, strength - images * (2 * strength - 1), images)
+
+
+def scratch(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """One to five strokes of ink, of paper or between, straight or joined, some dotted."""
+    struck = images
+    level = torch.where(draw.chance(0.8), 1.0, draw.uniform(0, 1))
+    width = 0.5 + 2 * severity * draw.uniform(0, 1)
+    joined, dotted = draw.chance(), draw.chance(0.3)
+    period = draw.uniform(2, 6)
+    x1, y1 = draw.uniform(-4, 32), draw.uniform(-4, 32)
+    for number in range(5):
+        x2, y2 = draw.uniform(-4, 32), draw.uniform(-4, 32)
+        line = _segment(draw, (x1, y1), (x2, y2), width)
+        gaps = ((draw.columns + draw.rows) % period < period / 2) | ~dotted
+        drawn = line * gaps * (5 * severity > number)
+        struck = torch.maximum(struck, drawn * level)
+        x1 = torch.where(joined, x2, draw.uniform(-4, 32))
+        y1 = torch.where(joined, y2, draw.uniform(-4, 32))
+    return struck
+
+
+def cover(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """A rectangle of one shade over a part."""
+    height, width = (2 + 10 * severity * draw.uniform(0.3, 1) for _ in range(2))
+    top, left = draw.uniform(-2, 26), draw.uniform(-2, 26)
+    inside = (
+        (draw.rows >= top)
+        & (draw.rows < top + height)
+        & (draw.columns >= left)
+        & (draw.columns < left + width)
+    )
+    return torch.where(inside, torch.where(draw.chance(), draw.uniform(0, 1), 0.0), images)
+
+
+def spill(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Drops of ink or of water, of any shape."""
+    field = 0.7 * draw.field(8) + 0.5 * draw.field(14)
+    drops = ((field - (0.95 - 0.3 * severity)) * 10).clamp(0, 1)
+    return _blend(images, drops, torch.where(draw.chance(0.6), draw.uniform(0.5, 1), 0.0))
+
+
+def bend(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Elastic distortion (P. Simard et al., 2003)."""
+    right, down = ((draw.field(5) - 0.5) * 9 * severity for _ in range(2))
+    return _moved(images, draw, right, down)
+
+
+def tilt(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Turned, sheared, moved, and scaled, further than people write."""
+    strength = severity.flatten()
+
+    def drawn(most: float) -> Tensor:
+        return draw.uniform(-most, most).flatten() * strength
+
+    matrices = affine_matrices(
+        rotation=drawn(0.8),
+        shear=drawn(0.7),
+        translation=torch.stack([drawn(0.2), drawn(0.2)], dim=1),
+        scale=torch.exp(drawn(0.5)),
+    )
+    return warp(images, matrices)
+
+
+def outline(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Only the edges of the strokes are left."""
+    size = 3
+    thick = functional.max_pool2d(images, size, 1, size // 2)
+    thin = -functional.max_pool2d(-images, size, 1, size // 2)
+    inner, outer = images - thin, thick - images
+    edges = torch.where(draw.chance(), torch.where(draw.chance(), inner, outer), thick - thin)
+    sharp = torch.where(draw.chance(), (edges > 0.4).float(), edges)
+    return _blend(images, (0.4 + severity).clamp(0, 1), sharp)
+
+
+def jumble(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Each pixel is taken from somewhere near, as through rough glass."""
+    right, down = (draw.normal(*PIXELS) * 1.6 * severity for _ in range(2))
+    return _moved(images, draw, right, down)
+
+
+def patches(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Parts of any shape are inverted, more or less: half-way, nothing can be seen in them."""
+    part = ((draw.field(4) - draw.uniform(0.4, 0.6)) * 20).clamp(0, 1)
+    return _blend(images, part * severity * draw.uniform(0.3, 1), 1 - images)
+
+
+def grating(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Parallel bars or waves of light, of any width and direction, over the digit or behind it."""
+    along = draw.across(draw.uniform(0, math.pi)) * draw.uniform(1, 9)
+    wave = torch.sin(2 * math.pi * (along + draw.uniform(0, 1)))
+    light = torch.where(draw.chance(), (6 * wave).clamp(-1, 1), wave) / 2 + 0.5
+    light = light * severity * draw.uniform(0.3, 1)
+    return torch.where(draw.chance(), images + light, torch.maximum(images, light))
+
+
+def curls(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """One to three bent strokes, parabolas of ink or of paper."""
+    struck, pieces = images, 8
+    level = torch.where(draw.chance(0.8), draw.uniform(0.4, 1), 0.0)
+    for number in range(3):
+        x, y = ([draw.uniform(-6, 34) for _ in range(3)] for _ in range(2))
+        width = draw.uniform(0.5, 2.5)
+        points = [
+            tuple(
+                (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+                for start, middle, end in (x, y)
+            )
+            for t in (place / pieces for place in range(pieces + 1))
+        ]
+        for (x1, y1), (x2, y2) in pairwise(points):
+            line = _segment(draw, (x1, y1), (x2, y2), width)
+            struck = _blend(struck, line * (3 * severity > number), level)
+    return struck
+
+
+def sway(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Rows or columns are pushed along, like a page that moves while it is scanned."""
+
+    def pushed() -> Tensor:
+        bends = draw.uniform(-1, 1, 1, 7)
+        way = functional.interpolate(bends, IMAGE_SIZE, mode="linear", align_corners=True)
+        return 4 * severity * way.unsqueeze(1)
+
+    right, down = pushed().transpose(2, 3), pushed()
+    rows, both = draw.chance(), draw.chance(0.3)
+    return _moved(
+        images, draw, torch.where(rows | both, right, 0.0), torch.where(~rows | both, down, 0.0)
+    )
+
+
+def coarse(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Seen by few pixels, and enlarged smoothly."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    sides = (20, 16, 13, 11, 9)
+    place = (severity * len(sides)).ceil().clamp(1, len(sides)) - 1
+    done = images
+    for index, side in enumerate(sides):
+        small = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        done = torch.where(
+            place == index, functional.interpolate(small, size, mode="bicubic"), done
+        )
+    return done
+
+
+def faint(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+    """Little contrast, dark on light or light on dark, and a sensor with noise."""
+    contrast = 1 - 0.85 * severity
+    shift = 0.8 * severity * draw.uniform(0, 1) + torch.where(draw.chance(0.3), contrast, 0.0)
+    ink = contrast * torch.where(draw.chance(), images, -images)
+    return shift + ink + 0.12 * severity * draw.normal(*PIXELS)
+
+
+TRAINING: Mapping[str, Corruption] = {
+    one.__name__: one
+    for one in (
+        *(grain, specks, soften, shake, expose, mist, illuminate, invert),
+        *(scratch, cover, spill, bend, tilt, outline, jumble),
+        *(patches, grating, curls, sway, coarse, faint),
+    )
+}
+
+
+def corrupt(images: Tensor, corruption: Corruption, severity: Tensor, key: Sequence[int]) -> Tensor:
+    """`images`, float ``[n, 1, 28, 28]`` in [0, 1], struck by `corruption`, in the same range."""
+    return corruption(images, severity.reshape(-1, 1, 1, 1), Draw(images, key)).clamp(0, 1)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """The inverse of `to_input`: uint8 ``[n, 28, 28]``, rounded."""
+    return (255 * images).round().to(torch.uint8).squeeze(1)
+
+
+def strike(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
+    """`images` as `corrupt` takes them, about `share` of them struck by one of `TRAINING`.
+
+    Of these and of the others, three tenths of `share` are struck once more. Kinds and severities
+    are drawn uniformly.
+    """
+    rng = np.random.default_rng(key)
+    for turn, odds in enumerate((share, 0.3 * share)):
+        struck = rng.random(len(images)) < odds
+        kinds = np.where(struck, rng.integers(len(TRAINING), size=len(images)), -1)
+        severity = torch.from_numpy(rng.random(len(images), np.float32)).to(images.device)
+        images = images.clone()
+        for kind, corruption in enumerate(TRAINING.values()):
+            chosen = torch.from_numpy(np.flatnonzero(kinds == kind)).to(images.device)
+            if len(chosen):
+                images[chosen] = corrupt(
+                    images[chosen], corruption, severity[chosen], (*key, turn, kind)
+                )
+    return images

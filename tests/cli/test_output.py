@@ -1,0 +1,63 @@
+import csv
+import json
+
+import pytest
+
+from mnist_cnn.cli.output import Form, Listing
+from mnist_cnn.imaging.box import Box
+from mnist_cnn.reader.recognizer import NO_INK, Reading
+
+SEVEN = Reading("7", 0.75, {"1": 0.25, "7": 0.75}, None, None)
+BLANK = Reading(None, 0.0, {}, NO_INK, None)
+BOXED = Reading("7", 0.75, {"1": 0.25, "7": 0.75}, None, None, Box(1, 2, 30, 40), 2)
+
+
+def listed(form: Form, *readings: Reading, top: int = 1) -> list[str]:
+    listing = Listing(form, top)
+    return [line for reading in readings for line in listing.lines("a, b.png", reading)]
+
+
+def test_a_table_has_its_columns_below_one_header() -> None:
+    lines = listed("table", SEVEN, BLANK)
+    assert [line.split() for line in lines] == [
+        ["label", "probability", "warning", "picture"],
+        ["7", "75.00", "%", "a,", "b.png"],
+        ["-", *NO_INK.split(), "a,", "b.png"],
+    ]
+    assert (
+        len({line.index(name) for line, name in zip(lines, ["pic", "a,", "a,"], strict=True)}) == 1
+    )
+
+
+def test_csv_is_read_back_by_any_reader() -> None:
+    rows = list(csv.DictReader(listed("csv", SEVEN, BLANK, top=2)))
+    assert rows[0] == {
+        "label": "7",
+        "probability": "0.75",
+        "label_2": "1",
+        "probability_2": "0.25",
+        "warning": "",
+        "picture": "a, b.png",
+    }
+    assert rows[1]["label"] == ""
+    assert rows[1]["warning"] == NO_INK
+
+
+def test_json_is_one_object_in_a_line_with_all_probabilities() -> None:
+    first, second = map(json.loads, listed("json", SEVEN, BLANK))
+    assert first == {
+        "picture": "a, b.png",
+        "label": "7",
+        "probability": 0.75,
+        "probabilities": {"1": 0.25, "7": 0.75},
+        "warning": None,
+    }
+    assert second["label"] is None
+    assert second["warning"] == NO_INK
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_a_box_is_listed_with_its_line(form: Form) -> None:
+    *_, line = listed(form, BOXED)
+    for number in ("1", "2", "30", "40"):
+        assert number in line

@@ -1,0 +1,125 @@
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from conftest import REPOSITORY
+from onnx import TensorProto, helper
+from PIL import Image
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.onnxfile.session import noted_least_logits, open_model, open_reader, read_logits
+from mnist_cnn_train.cli import commands
+from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.evaluation.corruption_suite import (
+    SEVERITIES,
+    examples,
+    headline,
+    judge,
+    struck,
+)
+from mnist_cnn_train.evaluation.held_out import HELD_OUT
+from mnist_cnn_train.transforms.corruptions import TRAINING
+
+
+@pytest.fixture(scope="module")
+def few(test_digits: Digits) -> Digits:
+    return test_digits.take(np.arange(100))
+
+
+def judged(model: Path, digits: Digits) -> dict[str, Any]:
+    session = open_model(model)
+    return judge(partial(read_logits, session), digits, noted_least_logits(session))
+
+
+@pytest.mark.slow
+def test_a_model_is_judged_by_corruption_and_severity(trained_model: Path, few: Digits) -> None:
+    report = judged(trained_model, few)
+    assert report["images"] == 100
+    assert report["clean_accuracy"] > 0.95
+    for group, corruptions in (("training", TRAINING), ("held_out", HELD_OUT)):
+        found = report[group]
+        assert found["accuracy"].keys() == corruptions.keys()
+        cells = [accuracy for row in found["accuracy"].values() for accuracy in row]
+        assert len(cells) == len(corruptions) * len(SEVERITIES)
+        assert found["mean_error"] == pytest.approx(1 - np.mean(cells), abs=1e-4)
+        assert found["risk_by_coverage"]["100%"] == found["mean_error"]
+        assert found["risk_by_coverage"]["10%"] < found["mean_error"]
+        assert 0 < found["calibration_error"] < 1
+        assert found["warned"][0] < found["warned"][-1]  # more damage, more warnings
+    assert headline(report)["held_out_corruption_error"] == report["held_out"]["mean_error"]
+    json.dumps(report)
+    assert judged(trained_model, few) == report
+
+
+@pytest.mark.slow
+def test_a_model_that_never_warns_is_judged_too(
+    trained_model: Path, few: Digits, tmp_path: Path
+) -> None:
+    model = onnx.load(trained_model)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    report = judged(tmp_path / "other.onnx", few.take(np.arange(10)))
+    assert "warned" not in report["held_out"]
+
+
+def test_damage_is_drawn_alike_each_time(few: Digits) -> None:
+    first, again = (struck(few.images, TRAINING["scratch"], 0.6) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.dtype == np.uint8
+    assert first.shape == few.images.shape
+
+
+def test_there_is_an_example_of_each_cell(few: Digits) -> None:
+    found = examples(few)
+    for group, corruptions in (("training", TRAINING), ("held_out", HELD_OUT)):
+        assert found[group].keys() == corruptions.keys()
+        assert all(len(images) == len(SEVERITIES) for images in found[group].values())
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_report_and_draws_it(
+    trained_model: Path, raw_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/raw").symlink_to(raw_data)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    command = ["evaluate", "--suite", "--images", "50", str(trained_model)]
+    chosen = CliRunner().invoke(commands, [*command, "--validation"])
+    assert "50 images: accuracy" in chosen.output
+    assert not Path("metrics").exists()
+    judged = CliRunner().invoke(commands, command)
+    assert judged.exit_code == 0
+    assert judged.output != chosen.output
+    report = json.loads(Path("metrics/robustness.json").read_text())
+    assert report["images"] == 50
+    with Image.open("metrics/plots/robustness.png") as picture:
+        assert min(picture.size) > 1_000
+
+
+@pytest.mark.parametrize("options", [["--images", "50"], ["--validation"]])
+def test_options_of_the_suite_are_refused_without_it(options: list[str]) -> None:
+    result = CliRunner().invoke(commands, ["evaluate", *options])
+    assert result.exit_code == 2
+    assert "belong to --suite" in result.output
+
+
+def test_a_model_that_takes_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["logits"])],
+        "other",
+        [value("image", TensorProto.FLOAT, [1, 28, 28])],
+        [value("logits", TensorProto.FLOAT, [1, 28, 28])],
+    )
+    path = tmp_path / "other.onnx"
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    with pytest.raises(MnistCnnError, match="nor one that takes uint8 images as 'image'"):
+        open_reader(path)

@@ -1,0 +1,160 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, Project
+from ruamel.yaml import YAML
+from scipy.stats import ttest_1samp
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.cli import run
+from mnist_cnn_train.experiments.dvc import arguments
+from mnist_cnn_train.experiments.recipes import read_recipes
+from mnist_cnn_train.experiments.seeds import GROUPS, Run, check_settings, report, summarise
+from mnist_cnn_train.pipeline.params import Params, changed, load_params
+
+RECIPES = REPOSITORY / "recipes.yaml"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_projects_recipes_change_params_into_valid_ones(group: str, tmp_path: Path) -> None:
+    for name, changes in read_recipes(RECIPES, group).items():
+        content = YAML(typ="safe").load(REPOSITORY / "params.yaml")
+        for key, value in changes.items():
+            same = changed(content, {key: value}) == content
+            assert not same, f"{name}: {key} is so in params.yaml already"
+        YAML(typ="safe").dump(changed(content, changes), tmp_path / "params.yaml")
+        assert isinstance(load_params(tmp_path / "params.yaml"), Params)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "there is no .*recipes.yaml here"),
+        ("published: [", "is not valid YAML"),
+        ("other: {}", "has no group 'published'; known: other"),
+        ("", "has no group 'published'; known: none"),
+        ("published: []", "published should map names to recipes"),
+        ("published: {a: 3}", r"published\.a should map dotted keys to settings"),
+        ("published: {a: {train: {epochs: 3}}}", r"published\.a should map dotted keys"),
+    ],
+)
+def test_unusable_recipes_are_refused_in_one_line(
+    text: str | None, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipes.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(MnistCnnError, match=problem) as refusal:
+        read_recipes(path, "published")
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_the_interval_is_that_of_students_t_test(rng: np.random.Generator) -> None:
+    values = rng.normal(0.99, 0.01, 10)
+    found = summarise(values.tolist())
+    interval = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found["low_95"] == pytest.approx(interval.low, abs=1e-6)
+    assert found["high_95"] == pytest.approx(interval.high, abs=1e-6)
+    assert found["mean"] == pytest.approx(values.mean(), abs=1e-6)
+    assert found["std"] == pytest.approx(values.std(ddof=1), abs=1e-6)
+
+
+def test_a_report_has_each_seed_and_what_was_changed() -> None:
+    results = {"b": {0: {"accuracy": 0.5}, 1: {"accuracy": 0.7}}}
+    content = report({"b": {"train.epochs": 2}}, results)
+    assert content["b"]["changes"] == {"train.epochs": 2}
+    assert content["b"]["accuracy"]["seeds"] == {"0": 0.5, "1": 0.7}
+    assert content["b"]["accuracy"]["mean"] == 0.6
+
+
+@pytest.fixture
+def project(reproduced: Project) -> Project:
+    (reproduced.folder / "recipes.yaml").write_text(
+        "published: {default: {}}\nablation: {default: {}, wrong: {train.epochs: -1}}\n"
+    )
+    return reproduced
+
+
+@pytest.mark.slow
+def test_a_study_runs_all_seeds_once_and_sums_them_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run(sys.executable, "-m", "mnist_cnn_train", "study", "published", "--seeds", "2")
+    study = json.loads((project.folder / "metrics/study.json").read_text())
+    assert list(study) == ["default"]
+    likelihoods = study["default"]["negative_log_likelihood"]["seeds"]
+    assert list(likelihoods) == ["0", "1"]
+    assert likelihoods["0"] != likelihoods["1"]
+    committed = json.loads((project.folder / "metrics/accuracy.json").read_text())
+    assert study["default"]["accuracy"]["seeds"]["0"] == committed["accuracy"]
+    assert (project.folder / "metrics/plots/study.png").is_file()
+
+    # As where DVC mixed up the settings of two.
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    swapped = [Run("published", "default", 1, {"evaluate.min_accuracy": 0.0, "train.seed": 0})]
+    with pytest.raises(MnistCnnError, match="DVC ran published-default-1 with other settings"):
+        check_settings(swapped)
+    assert "published-default-1" not in project.run("dvc", "exp", "list", "--name-only").stdout
+
+    ran = project.hashes(".dvc/cache/runs")
+    project.run(sys.executable, "-m", "mnist_cnn_train", "study", "published", "--seeds", "2")
+    assert project.hashes(".dvc/cache/runs") == ran
+    assert json.loads((project.folder / "metrics/study.json").read_text()) == study
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_and_the_others_are_kept(project: Project) -> None:
+    before = project.hashes("metrics")
+    # One at a time: of two that start at once, DVC may rarely run one with the other's setting.
+    command = (
+        sys.executable,
+        "-m",
+        "mnist_cnn_train",
+        "study",
+        "ablation",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+    )
+    result = project.run(*command, check=False)
+    assert result.returncode == 1
+    first, *lines = result.stdout.splitlines()[-3:]
+    assert first == "mnist-cnn: 2 of 4 runs failed; the others are kept:"
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "ablation-wrong-0",
+        "ablation-wrong-1",
+    ]
+    assert all("train.epochs: -1; should be a whole number" in line for line in lines)
+    assert project.hashes("metrics") == before
+    assert "ablation-default-1" in project.run("dvc", "exp", "list", "--name-only").stdout
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_recipe_is_run_as_a_dvc_experiment_in_a_copy(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda program, command: started.append(command))
+    for name, changes in read_recipes(RECIPES, group).items():
+        run.main([name, "--name", "x", "-S", "train.seed=3"], standalone_mode=False)
+        assert started.pop() == [
+            *("dvc", "exp", "run", "--temp", *arguments(changes)),
+            *("--name", "x", "-S", "train.seed=3"),
+        ]
+
+
+@pytest.mark.slow
+def test_a_misspelt_recipe_runs_nothing(reproduced: Project) -> None:
+    before = reproduced.run("dvc", "exp", "list").stdout
+    result = reproduced.run(sys.executable, "-m", "mnist_cnn_train", "run", "rekord", check=False)
+    assert result.returncode == 1
+    (line,) = result.stdout.splitlines()
+    assert "recipes.yaml has no recipe 'rekord'; known: default" in line
+    assert reproduced.run("dvc", "exp", "list").stdout == before

@@ -1,0 +1,260 @@
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+from time_pipeline import PEAK
+
+from mnist_cnn.imaging.load import (
+    LONGEST_SIDE,
+    MOST_PIXELS,
+    PictureError,
+    find_pictures,
+    load_grey,
+    load_reduced,
+)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, form, **options)
+    return content.getvalue()
+
+
+def half_and_half() -> Image.Image:
+    """Black on the left, white on the right, 8x4."""
+    image = Image.new("L", (8, 4), 255)
+    image.paste(0, (0, 0, 4, 4))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
+def test_every_mode_of_pillow_gives_the_same_grey_levels(mode: str) -> None:
+    grey = load_grey(half_and_half().convert(mode))
+    assert grey.shape == (4, 8)
+    assert grey.dtype == np.uint8
+    np.testing.assert_array_equal(grey[:, 0], 0)
+    assert grey[:, 7].min() >= 254  # YCbCr rounds
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("TIFF", {}),
+        ("GIF", {}),
+        ("JPEG", {"quality": 95}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_every_usual_format_is_read_from_bytes_and_from_a_file(
+    form: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    content = encoded(half_and_half().convert("RGB"), form, **options)
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    for source in (content, path, str(path)):
+        grey = load_grey(source)
+        assert grey[:, 0].max() < 5
+        assert grey[:, 7].min() > 250
+
+
+def test_sixteen_bits_are_scaled_rather_than_cut_off(tmp_path: Path) -> None:
+    levels = np.array([[0, 32_768, 65_535]], np.uint16)
+    path = tmp_path / "deep.png"
+    Image.fromarray(levels).save(path)
+    np.testing.assert_array_equal(load_grey(path), [[0, 128, 255]])
+    np.testing.assert_array_equal(load_grey(levels), [[0, 128, 255]])
+
+
+def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    grey = load_grey(encoded(half_and_half(), exif=exif))
+    assert grey.shape == (8, 4)
+    assert grey[0].max() == 0  # what was on the left is above
+    assert grey[7].min() == 255
+
+
+def test_transparent_parts_are_white() -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 0, 255))
+    np.testing.assert_array_equal(load_grey(image), [[0, 255]])
+
+
+def test_a_drawing_in_white_on_transparency_is_seen() -> None:
+    image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
+    image.putpixel((0, 0), (255, 255, 255, 255))
+    np.testing.assert_array_equal(load_grey(image), [[0, 255]])
+
+
+def test_of_an_animation_the_first_frame_is_read() -> None:
+    frames = [Image.new("L", (4, 4), level) for level in (10, 200)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (load_grey(content) == 10).all()
+
+
+def test_a_large_picture_is_reduced_and_says_by_how_much() -> None:
+    grey, reduction = load_reduced(Image.new("L", (3 * LONGEST_SIDE, LONGEST_SIDE)))
+    assert max(grey.shape) == LONGEST_SIDE
+    assert reduction == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[False, True]]), [[0, 255]]),
+        (np.array([[0, 255]], np.uint8), [[0, 255]]),
+        (np.array([[0.0, 1.0]], np.float32), [[0, 255]]),
+        (np.array([[0.0, 1.0]], np.float16), [[0, 255]]),
+        (np.full((1, 2, 1), 7, np.uint8), [[7, 7]]),
+        (np.full((1, 2, 3), 7, np.uint8), [[7, 7]]),
+        (np.full((1, 2, 4), 255, np.uint8), [[255, 255]]),
+        (np.full((1, 2, 3), 0.5), [[128, 128]]),
+    ],
+)
+def test_arrays_of_the_stated_kinds_are_read(values: np.ndarray, expected: list[list[int]]) -> None:
+    np.testing.assert_array_equal(load_grey(values), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (np.array([[0.5, np.nan]]), "NaN"),
+        (np.array([[0.0, 255.0]]), "outside 0 to 1"),
+        (np.zeros((2, 2), np.int64), "of int64; should be"),
+        (np.zeros((2, 2), "S1"), r"of \|S1"),
+        (np.zeros(5, np.uint8), "shape 5; should be"),
+        (np.zeros((2, 2, 2), np.uint8), "shape 2 x 2 x 2; should be"),
+        (np.zeros((2, 28, 28, 1), np.uint8), "shape 2 x 28 x 28 x 1; should be"),
+        (np.zeros((0, 28), np.uint8), "no pixels"),
+        (np.uint8(3)[...], "no axes"),
+    ],
+)
+def test_other_arrays_are_refused_with_the_reason(values: np.ndarray, problem: str) -> None:
+    with pytest.raises(PictureError, match=problem):
+        load_grey(values)
+
+
+def test_something_else_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="not <class 'int'>"):
+        load_grey(3)  # type: ignore[arg-type]
+
+
+def truncated() -> bytes:
+    rng = np.random.default_rng(0)
+    return encoded(Image.fromarray(rng.integers(0, 256, (50, 50), np.uint8)))[:1_000]
+
+
+def bomb() -> bytes:
+    return encoded(Image.new("1", (20_000, 20_000)))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (lambda: b"", "is empty"),
+        (lambda: b"no picture", "not a picture in a format that is read"),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (truncated, "is damaged"),
+        (bomb, f"more than the {MOST_PIXELS:,} pixels allowed"),
+        (lambda: encoded(Image.new("1", (9_000, 9_000))), "9,000 x 9,000 pixels, more than"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_the_reason_in_one_line(
+    content: Callable[[], bytes], problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "seven.png"
+    path.write_bytes(content())
+    with pytest.raises(PictureError, match=problem) as raised:
+        load_grey(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"none\.png: No such file"):
+        load_grey(tmp_path / "none.png")
+    with pytest.raises(PictureError, match="Is a directory"):
+        load_grey(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["P", "RGBA", "I;16"])
+def test_the_largest_pictures_take_less_than_a_gigabyte(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new(mode, (7_000, 7_000)).save(path, compress_level=1)
+    program = "import sys; from mnist_cnn.imaging.load import load_grey; load_grey(sys.argv[1])"
+    command = [sys.executable, "-c", PEAK, sys.executable, "-c", program, path]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(told) < 1_000_000  # kB
+
+
+def is_read_or_refused(source: bytes | np.ndarray) -> None:
+    try:
+        grey = load_grey(source)
+    except PictureError as error:
+        assert "\n" not in str(error)
+    else:
+        assert grey.dtype == np.uint8
+        assert grey.ndim == 2
+        assert grey.size
+
+
+@pytest.mark.fault
+@pytest.mark.fuzz
+@given(st.binary(max_size=500))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    is_read_or_refused(content)
+
+
+SEEDS = [
+    encoded(half_and_half().convert("RGB"), form)
+    for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+]
+
+
+@pytest.mark.fault
+@pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@given(st.sampled_from(SEEDS), st.data())
+def test_any_damage_to_a_picture_is_survived(content: bytes, data: st.DataObject) -> None:
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 5))):
+        place = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[place] = data.draw(st.integers(0, 255))
+    is_read_or_refused(bytes(damaged[: data.draw(st.integers(1, len(damaged)))]))
+
+
+@pytest.mark.fault
+@pytest.mark.fuzz
+@given(
+    arrays.arrays(
+        arrays.scalar_dtypes(),
+        arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=12),
+    )
+)
+def test_any_array_is_read_or_refused(values: np.ndarray) -> None:
+    is_read_or_refused(np.asarray(values))
+
+
+def test_names_stand_for_files_folders_and_patterns_in_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "notes.txt", "inner/c.webp"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = find_pictures(["-", str(tmp_path / "none.png"), str(tmp_path), str(tmp_path / "*.txt")])
+    assert list(found) == [
+        "-",
+        str(tmp_path / "none.png"),
+        *(str(tmp_path / name) for name in ("a.JPG", "b.png", "inner/c.webp", "notes.txt")),
+    ]

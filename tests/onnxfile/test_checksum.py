@@ -1,0 +1,57 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+from conftest import flipped
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.onnxfile.checksum import is_broken, seal
+from mnist_cnn.onnxfile.session import open_model
+from mnist_cnn.reader.recognizer import Recognizer
+
+
+@pytest.fixture
+def content(trained_model: Path) -> bytes:
+    return trained_model.read_bytes()
+
+
+def test_a_whole_file_is_not_broken_and_says_the_same(content: bytes) -> None:
+    assert not is_broken(content)
+    model = onnx.load_from_string(content)
+    del model.metadata_props[-1]
+    bare = model.SerializeToString()
+    assert not is_broken(bare)  # it has no checksum
+    assert seal(model) == content
+    onnxruntime.InferenceSession(content)
+
+
+@pytest.mark.fault
+def test_any_flipped_bit_is_noticed(
+    content: bytes, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    path = tmp_path / "digits.onnx"
+    places = range(0, len(content), 101)
+    record_property("faults", len(places))
+    for place in places:
+        path.write_bytes(flipped(content, place))
+        with pytest.raises(MnistCnnError, match=r"digits\.onnx"):
+            Recognizer(path)
+
+
+@pytest.mark.fault
+def test_the_message_names_the_file_and_the_command(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "digits.onnx"
+    path.write_bytes(flipped(content, len(content) // 2))
+    with pytest.raises(MnistCnnError, match=r"digits\.onnx is damaged: .*`make mend`"):
+        open_model(path)
+
+
+@pytest.mark.fault
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "digits.onnx"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse: a terabyte that takes no room
+    with pytest.raises(MnistCnnError, match="is too large for a digit reader"):
+        open_model(path)

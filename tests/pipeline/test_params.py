@@ -1,0 +1,247 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.serialize import load_yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.pipeline.params import Params, changed, load_params
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load(PARAMS)
+    return loaded
+
+
+def problems(content: object, folder: Path) -> list[str]:
+    """The lines with which `content` is refused, without the first, which names the file."""
+    path = folder / "params.yaml"
+    YAML(typ="safe").dump(content, path)
+    with pytest.raises(MnistCnnError) as refusal:
+        load_params(path)
+    first, *lines = str(refusal.value).splitlines()
+    assert first.startswith(str(path))
+    return [line.strip() for line in lines]
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            found += leaves(section, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def test_the_projects_own_settings_are_read_as_dvc_reads_them() -> None:
+    read = load_params(PARAMS)
+    assert read.model_dump() == load_yaml(str(PARAMS))
+    assert isinstance(read.train.learning_rate, float)
+
+
+def test_a_changed_copy_leaves_the_original_as_it_is(content: dict[str, Any]) -> None:
+    epochs = content["train"]["epochs"]
+    copy = changed(content, {"train.epochs": 2, "train.augmentation.scale": 0.3})
+    assert (copy["train"]["epochs"], copy["train"]["augmentation"]["scale"]) == (2, 0.3)
+    assert content["train"]["epochs"] == epochs
+    assert copy["model"] == content["model"]
+
+
+def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("learning_rate: 0.1 ", "learning_rate: 1e-1 "))
+    assert load_params(path).train.learning_rate == load_params(PARAMS).train.learning_rate
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("key", leaves(Params))
+@pytest.mark.parametrize("value", [None, "nonsense", -1, math.nan, math.inf, 1e300, {}, [], True])
+def test_every_setting_refuses_nonsense_by_its_dotted_key(
+    content: dict[str, Any], key: str, value: object, tmp_path: Path
+) -> None:
+    if key == "train.final_fit" and value is True:
+        value = 1  # true is no nonsense there
+    (problem,) = problems(changed(content, {key: value}), tmp_path)
+    assert problem.startswith(f"{key}: ")
+    assert "; should be " in problem
+
+
+@pytest.mark.fault
+def test_all_problems_are_told_at_once_each_on_its_line(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    content["train"]["epoch"] = content["train"].pop("epochs")
+    content["train"]["learning_rate"] = 0
+    content["evaluate"]["min_accuracy"] = 99.45
+    content["data"]["sources"] = ["npm", "ftp"]
+    content["data"]["split"]["seed"] = 1.5
+    content["model"] = None
+    content["sweep"] = {}
+    assert problems(content, tmp_path) == [
+        "data.sources.1: 'ftp'; should be torchvision, npm or folder:PATH",
+        "data.split.seed: 1.5; should be a whole number, at least 0 and below 4294967296",
+        "model: None; should be a section with the keys architecture, dropout, normalisation, "
+        "views",
+        "train.epochs: missing; should be a whole number, at least 1 and at most 10000",
+        "train.learning_rate: 0; should be a number, above 0 and at most 10",
+        "train.epoch: 24; unknown key, do you mean epochs?",
+        "evaluate.min_accuracy: 99.45; should be a number, at least 0 and at most 1",
+        "sweep: {}; unknown key, known here: data, model, train, evaluate, export",
+    ]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"train.clean_epochs": 25},
+            "train.clean_epochs: 25; should be at most train.epochs, which is 24",
+        ),
+        (
+            {"model.dropout": 0.1, "train.threads": 2},
+            "train.threads: 2; should be 1 with model.dropout, whose draws on several threads "
+            "cannot be repeated",
+        ),
+        (
+            {"data.split.train_images": 55_001},
+            "data.split.validation_images: 5000; should be at most 4999, "
+            "the images that data.split.train_images leaves",
+        ),
+        (
+            {"data.split.train_images": 100, "export.calibration_images": 10},
+            "train.batch_size: 128; should be at most data.split.train_images, which is 100",
+        ),
+        (
+            {"train.processes": 2},
+            "train.processes: 2; should be 1 unless train.launcher is torchrun",
+        ),
+        (
+            {"train.launcher": "torchrun", "train.processes": 2, "train.threads": 2},
+            "train.threads: 2; should be 1 with train.launcher torchrun, whose result does not "
+            "depend on how many processes there are",
+        ),
+        (
+            {"train.launcher": "torchrun", "model.dropout": 0.1},
+            "model.dropout: 0.1; should be 0 with train.launcher torchrun, whose result does not "
+            "depend on how many processes there are",
+        ),
+        (
+            {"data.split.train_images": 1000},
+            "export.calibration_images: 2000; should be at most data.split.train_images, "
+            "which is 1000",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(
+    content: dict[str, Any], settings: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    assert problems(changed(content, settings), tmp_path) == [problem]
+    settings |= {"train.seed": -1}  # another problem does not hide it
+    assert problem in problems(changed(content, settings), tmp_path)
+
+
+@pytest.mark.parametrize("key", [1, 1.5, None])
+def test_a_key_that_is_no_word_is_an_unknown_key(
+    content: dict[str, Any], key: Any, tmp_path: Path
+) -> None:
+    content["train"][key] = 2
+    content[key] = 2
+    inner, outer = problems(content, tmp_path)
+    assert inner.startswith(f"train.{key}: {key!r}; unknown key, ")
+    assert outer.startswith(f"{key}: {key!r}; unknown key, ")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "should hold the sections data, model, train, evaluate, export"),
+        ("- train", "should hold the sections data, model, train, evaluate, export"),
+        ("train: [", "is not valid YAML: line 1, column 9: "),
+        ("train: 1\ntrain: 2\n", 'line 2, column 1: found duplicate key "train"'),
+        ("train: 2026-13-45", "is not valid YAML: month must be in 1..12"),
+        ("train: !!int abc", "is not valid YAML: invalid literal for int()"),
+        ("train: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("train: " + "[" * 3000, "is not valid YAML: it is nested too deeply"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(MnistCnnError) as refusal:
+        load_params(path)
+    assert message in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_bytes_that_are_not_text_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for content in (b"\xff\xfe\x00", b"a: \x00"):
+        path.write_bytes(content)
+        with pytest.raises(MnistCnnError, match="is not valid YAML") as refusal:
+            load_params(path)
+        assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(MnistCnnError, match="run from the repository's root"):
+        load_params(tmp_path / "params.yaml")
+
+
+# What a user might write by mistake; GONE and MISSPELT change the key instead.
+GONE, MISSPELT = "(gone)", "(misspelt)"
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text("abc .:-#'\"{}[]\n\té", max_size=8),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from("ab"), st.none(), max_size=2),
+    st.sampled_from([GONE, MISSPELT]),
+)
+
+
+@pytest.mark.fault
+@pytest.mark.fuzz
+@given(changes=st.dictionaries(st.sampled_from(leaves(Params)), VALUES, min_size=1, max_size=4))
+def test_any_settings_are_read_as_they_are_or_refused_each_problem_by_name(
+    changes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = changed(YAML(typ="safe").load(PARAMS), changes)
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        if value == GONE:
+            del section[name]
+        elif value == MISSPELT:
+            section[f"{name}s"] = section.pop(name)
+    path = tmp_path_factory.getbasetemp() / "params.yaml"
+    YAML(typ="safe").dump(content, path)
+    try:
+        read = load_params(path)
+    except MnistCnnError as error:
+        _, *lines = str(error).splitlines()
+        told = {line.strip().split(":")[0] for line in lines}
+        assert told
+        assert told <= {*leaves(Params), *(f"{key}s" for key in changes)} | {
+            f"{key}.{place}" for key in changes for place in (0, 1)
+        } | {f"{key}.{letter}" for key in changes for letter in "ab"}
+        for key, value in changes.items():
+            if value in (GONE, MISSPELT):
+                assert key in told
+    else:
+        assert read.model_dump() == content

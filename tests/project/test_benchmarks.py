@@ -1,0 +1,122 @@
+"""That the benchmarks measure what they say; how fast anything is, no test asks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import bench
+import example
+import profile_training
+import pytest
+import torch
+import usual
+from conftest import REPOSITORY
+from profile_training import Operation
+from time_inference import CHUNKS, Row
+from time_pipeline import Command, Stage
+from time_training import Result, _until_the_goal
+from torch import nn
+
+from mnist_cnn_train.data.dataset import Digits
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters"), [(usual.network(), 8_890), (example.network(), 1_199_882)]
+)
+def test_baselines_have_the_stated_parameters(network: nn.Module, parameters: int) -> None:
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_multiply_adds_are_counted_forward_and_backward() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 784, 10))
+    forward = 8 * 784 * 9 + 8 * 784 * 10
+    assert bench.count_work(network) == bench.Work(forward, 2 * forward - 8 * 784 * 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [(["--rounds", "1"], "--rounds: should be"), (["--mnist8", "no.onnx"], "no file no.onnx")],
+)
+def test_unusable_options_are_refused_before_any_work(options: list[str], problem: str) -> None:
+    command = [sys.executable, REPOSITORY / "benchmarks/bench.py", *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert problem in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_baseline_has_the_first_epoch_whose_mean_reaches_the_goal() -> None:
+    runs = [
+        [
+            {"epoch": epoch, "seconds": 10.0 * epoch + seed, "accuracy": accuracy}
+            for epoch, accuracy in enumerate(accuracies, 1)
+        ]
+        for seed, accuracies in enumerate([(0.98, 0.992, 0.995), (0.991, 0.989, 0.995)])
+    ]
+    found = _until_the_goal("some", runs)
+    assert (found.epochs, found.reached, found.seconds) == (2, True, [20, 21])
+    never = _until_the_goal("other", [run[:1] for run in runs])
+    assert (never.epochs, never.reached) == (1, False)
+
+
+@pytest.mark.slow
+def test_ours_is_the_recipe_speed_and_learns(raw_data: Path, tmp_path: Path) -> None:
+    """In a folder of its own, since the script reads data/raw where it runs."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/raw").symlink_to(raw_data)
+    for name in ("params.yaml", "recipes.yaml"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    command = [sys.executable, REPOSITORY / "benchmarks/ours.py", "--seed", "3"]
+    output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    (line,) = (line for line in output.stdout.splitlines() if line.startswith("{"))
+    found = json.loads(line)
+    assert found["accuracy"] > 0.98
+    assert found["seconds"] > 0
+
+
+def test_the_report_has_every_contender_and_the_ratios() -> None:
+    training = [
+        Result("ours", 2, True, [5.0, 6.0, 7.0], [0.99, 0.991, 0.992]),
+        Result("usual script", 5, False, [120.0, 120.0, 90.0], [0.98, 0.981, 0.982]),
+    ]
+    inference = [
+        Row(reader, threads, chunk, 20.0, 19.0, 21.0)
+        for reader in ("onnxruntime", "torch")
+        for threads in (1, 2)
+        for chunk in CHUNKS
+    ]
+    found = bench.Measured(
+        training=training,
+        images=120_000,
+        trained=bench.Work(500_000, 1_000_000),
+        operations=[Operation("ReLU", 0.1), Operation("max-pool, forward", 0.25)],
+        peaks={1: 50.0, 2: 100.0},
+        inference=inference,
+        exported=bench.Work(500_000, 1_000_000),
+        commands=[Command("`dvc status`", 0.5, 0.4, 0.6), Command("`dvc repro`", 0.75, 0.7, 0.8)],
+        stages=[Stage("train", 2.0, 130.0, 600.0), Stage("export", 3.0, 8.0, 700.0)],
+    )
+    text = bench.report(found, rounds=3, threads=2)
+    usual_row = "usual script | 5, not reached | 98.10 ± 0.10 % | 120.0 s | 90.0 to 120.0 s | 20.0"
+    assert f"| {usual_row} |" in text
+    assert "| `dvc repro` | 0.75 s | 0.70 to 0.80 s | 1.50 |" in text
+    assert "| all | 5.0 s | 138.0 s |  |" in text
+    assert "| max-pool, forward | 25.0% |\n| ReLU | 10.0% |" in text
+    # 120,000 images in 6 s, at 1,500,000 multiply-adds each, of 100 · 10⁹
+    assert "| training, 2 threads | 30.0 | 30% |" in text
+    # 500,000 multiply-adds in 20 µs, of 50 · 10⁹
+    assert "| onnxruntime at its best chunk, 1 thread | 25.0 | 50% |" in text
+
+
+@pytest.mark.slow
+def test_the_profile_finds_every_operation_that_it_lists(
+    small_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(profile_training, "read_training_digits", lambda _: small_digits[0])
+    found = profile_training.measure()
+    assert sum(operation.share for operation in found) == pytest.approx(1)
+    assert all(0 < operation.share < 1 for operation in found)

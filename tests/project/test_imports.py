@@ -1,0 +1,136 @@
+"""Who may import whom: the reader never the trainer, and each package only those listed before."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+SOURCE = REPOSITORY / "src"
+
+READER = {
+    "core": set(),
+    "imaging": {"core"},
+    "onnxfile": {"core"},
+    "reader": {"core", "imaging", "onnxfile"},
+    "batch": {"core", "imaging", "reader"},
+    "demo": {"core", "imaging", "reader"},
+    "cli": {"core", "imaging", "onnxfile", "reader", "batch", "demo"},
+}
+TRAINER = {
+    "data": set(),
+    "pipeline": {"data"},
+    "download": {"data", "pipeline"},
+    "transforms": {"pipeline"},
+    "model": {"pipeline"},
+    "training": {"data", "pipeline", "transforms", "model"},
+    "evaluation": {"data", "pipeline", "transforms", "model"},
+    "export": {"data", "pipeline", "model"},
+    "experiments": {"data", "pipeline", "model", "training", "evaluation", "export"},
+    "repro": {"pipeline", "experiments"},
+}
+# What the trainer's packages use of the reader, beside `core`.
+OF_THE_READER = {
+    "download": {"imaging"},
+    "evaluation": {"imaging", "reader"},
+    "export": {"imaging", "onnxfile"},
+}
+
+
+def imported_names(module: Path) -> set[str]:
+    """The dotted names of the project's modules that a file imports when it runs."""
+    tree = ast.parse(module.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module} imports by a relative name"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] in ("mnist_cnn", "mnist_cnn_train")}
+
+
+def files_of(name: str) -> list[Path]:
+    """The files that run when the module `name` is imported; none where it is no module."""
+    path = SOURCE / name.replace(".", "/")
+    found = [SOURCE / name.split(".")[0] / "__init__.py", path.with_suffix(".py")]
+    packages = [path, *path.parents]
+    found += [one / "__init__.py" for one in packages if SOURCE in one.parents]
+    return [file for file in found if file.is_file()]
+
+
+def violations(source: Path) -> list[str]:
+    """Each import below `source` that the tables above do not allow."""
+    found = []
+    for module in sorted(source.rglob("*.py")):
+        package, folder, *rest = module.relative_to(source).parts
+        if not rest:
+            continue  # an __init__, or the trainer's command line, which may import all
+        for name in imported_names(module):
+            top, *parts = name.split(".")
+            target = parts[0] if parts else ""
+            if package == "mnist_cnn":
+                allowed = top == package and target in {folder, *READER[folder]}
+            elif top == package:
+                allowed = target in {folder, *TRAINER[folder]}
+            else:
+                allowed = target in {"core", *OF_THE_READER.get(folder, set())}
+            if not allowed and parts:
+                found.append(f"{module.relative_to(source)} imports {name}")
+    return found
+
+
+def test_each_package_imports_only_what_it_may() -> None:
+    folders = {path.name for path in SOURCE.glob("mnist_cnn/*/")} - {"__pycache__"}
+    assert folders == set(READER)
+    folders = {path.name for path in SOURCE.glob("mnist_cnn_train/*/")} - {"__pycache__"}
+    assert folders == set(TRAINER)
+    assert violations(SOURCE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("mnist_cnn/reader/new.py", "from mnist_cnn_train.pipeline.params import load_params"),
+        ("mnist_cnn/core/new.py", "def f() -> None:\n    import mnist_cnn.reader.recognizer"),
+        ("mnist_cnn_train/training/new.py", "from mnist_cnn_train.export.graph import describe"),
+        ("mnist_cnn_train/model/new.py", "import mnist_cnn.onnxfile.session"),
+    ],
+)
+def test_a_forbidden_import_is_found(module: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / module
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{line}\n")
+    assert len({found.split(" imports ")[0] for found in violations(tmp_path)}) == 1
+
+
+def test_the_tables_have_no_cycle() -> None:
+    for table in (READER, TRAINER):
+        order = list(table)
+        for package, allowed in table.items():
+            assert all(order.index(other) < order.index(package) for other in allowed)
+
+
+@pytest.mark.slow
+def test_importing_a_module_changes_nothing_and_prints_nothing() -> None:
+    """Each in the order of the packages, in one process."""
+    names = [
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    code = (
+        "import importlib, os, sys\n"
+        "before, place = dict(os.environ), os.getcwd()\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "for name in set(os.environ) ^ set(before):\n"
+        "    if not name.startswith('RAY_'): print(name)\n"  # set by Ray itself
+        "assert os.getcwd() == place\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr

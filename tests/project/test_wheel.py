@@ -1,0 +1,106 @@
+"""The package as its users install it: a wheel with the model, and nothing of the pipeline."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, copy_files
+from packaging.requirements import Requirement
+from PIL import Image
+
+from mnist_cnn_train.data.dataset import Digits
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_files(tmp_path_factory.mktemp("checkout")).folder
+
+
+def build(checkout: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+
+
+def needed(names: list[str]) -> set[str]:
+    """What is needed to run the packages `names`, with them."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            asked = map(Requirement, requires(name) or [])
+            waiting += [
+                one.name for one in asked if not one.marker or one.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+def locked(names: set[str]) -> str:
+    """The entries of the lock, with their hashes, of the packages `names`."""
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    entries = re.findall(r"^[a-z0-9.-]+==(?:.*\\\n)+.*\n", lock, re.MULTILINE)
+    return "".join(entry for entry in entries if entry.split("==")[0] in names)
+
+
+@pytest.mark.slow
+def test_no_wheel_is_built_without_a_model(checkout: Path) -> None:
+    shutil.rmtree(checkout / "models", ignore_errors=True)
+    result = build(checkout)
+    assert result.returncode != 0
+    assert "run `make repro` first" in result.stderr
+    assert not list((checkout / "dist").glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
+    checkout: Path, trained_model: Path, judged_digits: Digits, tmp_path: Path
+) -> None:
+    (checkout / "models").mkdir(exist_ok=True)
+    shutil.copy(trained_model, checkout / "models/mnist_cnn.onnx")
+    built = build(checkout)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (checkout / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert content.read("mnist_cnn/mnist_cnn.onnx") == trained_model.read_bytes()
+    assert wheel.stat().st_size < 200_000
+
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin = tmp_path / "venv/bin"
+    names = [Requirement(one).name for one in requires("mnist-cnn") or [] if "extra ==" not in one]
+    (tmp_path / "lock").write_text(locked(needed(names)))
+    for arguments in (["--require-hashes", "-r", tmp_path / "lock"], ["--no-index", wheel]):
+        subprocess.run([bin / "python", "-m", "pip", "install", "--quiet", *arguments], check=True)
+    installed = subprocess.run(
+        [bin / "python", "-m", "pip", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "torch" not in installed
+
+    for command in ([], ["predict"], ["read"], ["score"], ["demo"], ["info"]):
+        subprocess.run([bin / "mnist-cnn", *command, "--help"], capture_output=True, check=True)
+    refused = subprocess.run(
+        [bin / "mnist-cnn", "score", tmp_path, tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert "this needs pyarrow" in line
+
+    Image.fromarray(255 - judged_digits.images[0]).resize((90, 90)).save(tmp_path / "digit.png")
+    result = subprocess.run(
+        [bin / "mnist-cnn", "predict", "--json", "digit.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(result.stdout)["label"] == str(judged_digits.labels[0])

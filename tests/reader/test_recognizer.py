@@ -1,0 +1,222 @@
+import re
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import page
+from onnx import TensorProto, helper
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_digits
+
+import mnist_cnn
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.mnist import LABELS
+from mnist_cnn.imaging.load import PictureError
+from mnist_cnn.onnxfile.contract import DIGEST, LEAST_LOGITS
+from mnist_cnn.onnxfile.session import BATCH
+from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Recognizer
+from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.evaluation.picture_suite import NO_DIGITS
+
+
+def test_a_picture_of_a_digit_is_read_however_it_is_given(
+    recognizer: Recognizer, judged_digits: Digits, tmp_path: Path
+) -> None:
+    pixels, label = judged_digits.images[0], str(judged_digits.labels[0])
+    image = Image.fromarray(255 - pixels).resize((200, 200))
+    path = tmp_path / "digit.png"
+    image.save(path)
+    for picture in (path, str(path), path.read_bytes(), image, np.asarray(image)):
+        reading = recognizer.predict(picture)
+        assert reading.label == label
+        assert reading.probability == max(reading.probabilities.values()) > 0.5
+        assert tuple(reading.probabilities) == LABELS
+        assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert reading.warning is None
+        assert reading.image is not None
+        assert reading.image.shape == (28, 28)
+        assert reading.box is None
+
+
+def test_many_pictures_are_read_in_order_as_they_come(
+    recognizer: Recognizer, judged_digits: Digits
+) -> None:
+    taken = 0
+
+    def pictures():
+        nonlocal taken
+        for image in judged_digits.images:
+            taken += 1
+            yield image
+
+    readings = recognizer.predict_many(pictures())
+    first = next(readings)
+    assert taken == BATCH
+    labels = [int(reading.label or -1) for reading in (first, *readings)]
+    assert np.mean(labels == judged_digits.labels) > 0.98
+    assert len(labels) == len(judged_digits)
+
+
+@pytest.mark.slow
+def test_small_digits_of_another_source_are_read(recognizer: Recognizer) -> None:
+    """1,797 of 8x8 pixels, by other people, cut close."""
+    digits = load_digits()
+    pictures = (255 / 16 * digits.images).round().astype(np.uint8)
+    readings = recognizer.predict_many(pictures)
+    labels = [int(reading.label or -1) for reading in readings]
+    assert np.mean(labels == digits.target) > 0.95  # the recipe `speed`; 0.97 by the default
+
+
+def fonts() -> list[str]:
+    """The upright fonts of this machine that have digits; none for keys, music or mathematics."""
+    found = []
+    for path in sorted(Path("/usr/share/fonts").rglob("*.[to]tf")):
+        try:
+            family, style = ImageFont.truetype(str(path), 20).getname()
+        except OSError:  # no font that Pillow knows
+            continue
+        no_text = re.search("Symbol|Emoji|Math|Keyboard|Initials|Music", f"{family} {path.stem}")
+        if style in ("Regular", "Book", "Bold") and not no_text:
+            found.append(str(path))
+    return found
+
+
+def printed(digit: str, font: str, size: int, angle: float) -> Image.Image:
+    paper = Image.new("L", (2 * size, 2 * size), 255)
+    typeface = ImageFont.truetype(font, size)
+    ImageDraw.Draw(paper).text((size, size), digit, font=typeface, fill=0, anchor="mm")
+    return paper.rotate(angle, Image.Resampling.BICUBIC, fillcolor=255)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(fonts()) < 30, reason="fewer than 30 fonts are installed")
+def test_printed_digits_are_read_at_several_sizes_and_turned(recognizer: Recognizer) -> None:
+    drawn = [
+        (digit, printed(digit, font, size, angle))
+        for font in fonts()
+        for digit in LABELS
+        for size, angle in ((20, 0), (60, -15), (40, 15))
+    ]
+    readings = recognizer.predict_many(picture for _, picture in drawn)
+    right = [reading.label == digit for reading, (digit, _) in zip(readings, drawn, strict=True)]
+    assert np.mean(right) > 0.95
+
+
+def test_a_batch_reads_as_each_picture_alone(recognizer: Recognizer, judged_digits: Digits) -> None:
+    pictures = [*judged_digits.images[:3], np.zeros((28, 28), np.uint8), judged_digits.images[4]]
+    together = list(recognizer.predict_many(pictures))
+    for picture, reading in zip(pictures, together, strict=True):
+        alone = recognizer.predict(picture)
+        assert alone.label == reading.label
+        assert alone.probability == pytest.approx(reading.probability, abs=1e-5)
+
+
+def test_a_blank_picture_says_that_no_ink_was_found(recognizer: Recognizer) -> None:
+    reading = recognizer.predict(Image.new("L", (100, 100), 200))
+    assert reading.label is None
+    assert reading.probability == 0
+    assert reading.probabilities == {}
+    assert reading.warning == NO_INK
+    assert reading.image is None
+
+
+def test_what_is_far_from_any_digit_carries_a_warning(recognizer: Recognizer) -> None:
+    rng = np.random.default_rng(0)
+    pieces = [NO_DIGITS["pieces of a photograph"](rng) for _ in range(50)]
+    warnings = [reading.warning for reading in recognizer.predict_many(pieces)]
+    assert warnings.count(NO_DIGIT) > 20
+
+
+def test_an_unusable_picture_is_refused(recognizer: Recognizer) -> None:
+    with pytest.raises(PictureError, match="not a picture"):
+        recognizer.predict(b"text")
+
+
+@pytest.mark.parametrize("image", [np.zeros((28, 27), np.uint8), np.zeros((28, 28), np.float32)])
+def test_an_image_that_is_not_as_mnists_is_refused(
+    recognizer: Recognizer, image: np.ndarray
+) -> None:
+    with pytest.raises(PictureError, match="is uint8 28 x 28, not"):
+        list(recognizer.classify([image]))
+
+
+def test_a_page_is_read_line_by_line_with_boxes_in_its_own_pixels(
+    recognizer: Recognizer,
+) -> None:
+    rows = ["31415", "926", "5358979"]
+    image, boxes = page(rows)
+    readings = recognizer.read(image.resize((5 * image.width, 5 * image.height)))
+    read = [""] * 3
+    for reading in readings:
+        assert reading.line is not None
+        read[reading.line - 1] += str(reading.label)
+    right = sum(a == b for a, b in zip("".join(read), "".join(rows), strict=True))
+    assert right >= 13  # of 15: a typeface is no handwriting
+    for reading, box in zip(readings, chain(*boxes), strict=True):
+        assert reading.box is not None
+        assert abs(reading.box.left - 5 * box.left) <= 25
+        assert abs(reading.box.bottom - 5 * box.bottom) <= 25
+
+
+def test_a_blank_page_has_no_digits(recognizer: Recognizer) -> None:
+    assert recognizer.read(Image.new("L", (300, 300), 255)) == []
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "other",
+        [value("x", TensorProto.FLOAT, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+    )
+    path = tmp_path / "other.onnx"
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    with pytest.raises(MnistCnnError, match="is not a model of mnist-cnn's pipeline"):
+        Recognizer(path)
+
+
+def test_a_model_without_a_bound_for_digits_says_how_to_make_one(
+    trained_model: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(trained_model)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    del properties[LEAST_LOGITS], properties[DIGEST]
+    helper.set_model_props(model, properties)
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(MnistCnnError, match="run `dvc repro export`"):
+        Recognizer(tmp_path / "old.onnx")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model"])
+def test_a_missing_or_broken_model_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "digits.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(MnistCnnError, match=r"digits\.onnx"):
+        Recognizer(path)
+
+
+def test_a_truncated_model_is_refused(trained_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "digits.onnx"
+    path.write_bytes(trained_model.read_bytes()[:20_000])
+    with pytest.raises(MnistCnnError, match="is not a usable ONNX model"):
+        Recognizer(path)
+
+
+def test_the_package_offers_it_without_torch_or_anything_of_the_pipeline() -> None:
+    assert mnist_cnn.Recognizer is Recognizer
+    with pytest.raises(AttributeError, match="no attribute 'Recogniser'"):
+        mnist_cnn.Recogniser  # noqa: B018
+    program = (
+        "import sys; from mnist_cnn import Recognizer\n"
+        "heavy = {'torch', 'torchvision', 'dvc', 'onnx', 'scipy', 'matplotlib', 'pydantic'}\n"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
