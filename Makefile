@@ -94,15 +94,15 @@ audit: $(READY) ## compare the locked packages with the known vulnerabilities (a
 
 .PHONY: study
 study: robust ## all published recipes: ten seeds on the test images, and `make robust` (2.5 hours; resumes)
-	python -m mnist_cnn_train study published --seeds 10 --jobs $(JOBS)
+	python -m mnist_cnn_train seeds published --seeds 10 --jobs $(JOBS)
 
 .PHONY: robust
 robust: $(READY) ## the robust recipe over five seeds, on damaged test images (half an hour; resumes)
-	python -m mnist_cnn_train study robust --seeds 5 --jobs $(JOBS)
+	python -m mnist_cnn_train seeds robust --seeds 5 --jobs $(JOBS)
 
 .PHONY: ablation
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
-	python -m mnist_cnn_train study ablation --seeds 3 --jobs $(JOBS)
+	python -m mnist_cnn_train seeds ablation --seeds 3 --jobs $(JOBS)
 
 .PHONY: sweep
 sweep: $(READY) ## search for better settings by what sweep.yaml says (five minutes; resumes)

@@ -18,7 +18,7 @@ from ours import speed
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_cnn.core.errors import told_plainly
+from mnist_cnn.core.errors import exit_on_error
 from mnist_cnn.core.files import replacing, write_bytes
 from mnist_cnn_train.data.catalog import TRAINING_IMAGES
 from mnist_cnn_train.model.networks import build
@@ -123,7 +123,7 @@ Ratios carry over to other machines better than seconds.
 {training_table(found.training)}
 
 Ours is the recipe `speed`, whose epochs were fixed beforehand. A baseline has the epochs after
-which its mean accuracy first is 99 % or more: chosen on the test images, in its favour. The
+which its mean accuracy first is 99 % or more: chosen on the test images, in its favor. The
 ratio is that of the medians.
 
 ## How much of the machine that is
@@ -261,5 +261,5 @@ def draw(found: Measured) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly("bench"):
+    with exit_on_error("bench"):
         main()

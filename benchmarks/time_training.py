@@ -43,7 +43,7 @@ class Result:
 
     `seconds` has one entry for each round; `accuracy` too. A baseline is stopped after the first
     epoch whose mean accuracy over the rounds reaches the goal: that is chosen on the test images,
-    in its favour. Ours has the number of epochs that was fixed beforehand.
+    in its favor. Ours has the number of epochs that was fixed beforehand.
     """
 
     name: str

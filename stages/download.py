@@ -1,13 +1,13 @@
 """Bring the images, as four files in MNIST's form, with a note of their classes."""
 
 from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES
-from mnist_cnn_train.download.sources import download, download_relative, write_dataset
+from mnist_cnn_train.download.sources import download, download_published, write_dataset
 from mnist_cnn_train.pipeline.params import Data, load_params
-from mnist_cnn_train.pipeline.paths import OWN_PICTURES, RAW_DATA
-from mnist_cnn_train.pipeline.stage import alone
+from mnist_cnn_train.pipeline.paths import IMAGE_FOLDER, RAW_DATA
+from mnist_cnn_train.pipeline.stage import exclusive_lock
 
 
-@alone("download")
+@exclusive_lock("download")
 def main() -> None:
     """Write data/raw."""
     data = load_params().data
@@ -17,17 +17,17 @@ def main() -> None:
         source = download(data.sources, RAW_DATA)
         print(f"MNIST came from {source}; all four SHA-256 sums match")
     else:
-        source = download_relative(data.dataset, data.sources, RAW_DATA)
+        source = download_published(data.dataset, data.sources, RAW_DATA)
         print(f"{data.dataset} came from {source}; the SHA-256 of every file matches")
 
 
 def read_own(data: Data) -> None:
     """Take the pictures in data/own."""
     from mnist_cnn_train.download.image_folder import (
-        read_own_pictures,  # needs more than the others
+        read_image_folder,  # needs more than the others
     )
 
-    training, test = read_own_pictures(OWN_PICTURES, data.test_share)
+    training, test = read_image_folder(IMAGE_FOLDER, data.test_fraction)
     parts = ((TRAINING_FILES, training), (TEST_FILES, test))
     files = {
         file: values

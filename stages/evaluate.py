@@ -7,8 +7,8 @@ import torch
 from mnist_cnn.core.errors import CheckFailedError
 from mnist_cnn.core.files import write_json
 from mnist_cnn_train.data.dataset import read_test_digits
-from mnist_cnn_train.evaluation.corruption_suite import headline, judge
-from mnist_cnn_train.evaluation.figures import draw_curves, draw_misclassified, draw_reliability
+from mnist_cnn_train.evaluation.corruption_suite import evaluate_corruptions, headline
+from mnist_cnn_train.evaluation.figures import plot_curves, plot_misclassified, plot_reliability
 from mnist_cnn_train.evaluation.metrics import evaluate
 from mnist_cnn_train.model.networks import build, predict_logits
 from mnist_cnn_train.model.weights import load_weights
@@ -23,11 +23,11 @@ from mnist_cnn_train.pipeline.paths import (
     TRAINING_LOG,
     WEIGHTS,
 )
-from mnist_cnn_train.pipeline.stage import alone
+from mnist_cnn_train.pipeline.stage import exclusive_lock
 from mnist_cnn_train.pipeline.tables import read_columns, write_csv
 
 
-@alone("evaluate")
+@exclusive_lock("evaluate")
 def main() -> None:
     """Write metrics/accuracy.json, the confusion data and the pictures."""
     params = load_params()
@@ -46,9 +46,9 @@ def main() -> None:
     )
 
     metrics = evaluation.metrics()
-    if params.evaluate.suite_images:
-        damaged = digits.take(np.arange(min(params.evaluate.suite_images, len(digits))))
-        metrics |= headline(judge(read, damaged))
+    if params.evaluate.corruption_test_images:
+        damaged = digits.take(np.arange(min(params.evaluate.corruption_test_images, len(digits))))
+        metrics |= headline(evaluate_corruptions(read, damaged))
     write_json(ACCURACY, metrics)
     write_csv(
         CONFUSION,
@@ -58,9 +58,9 @@ def main() -> None:
             for label, predicted in zip(evaluation.labels, evaluation.predicted, strict=True)
         ),
     )
-    draw_reliability(evaluation, RELIABILITY)
-    draw_misclassified(evaluation, digits, MISCLASSIFIED)
-    draw_curves(history, CURVES)
+    plot_reliability(evaluation, RELIABILITY)
+    plot_misclassified(evaluation, digits, MISCLASSIFIED)
+    plot_curves(history, CURVES)
 
     if evaluation.accuracy < params.evaluate.min_accuracy:
         raise CheckFailedError(

@@ -11,14 +11,14 @@ from onnx import ModelProto
 
 from mnist_cnn.core.errors import CheckFailedError
 from mnist_cnn.core.files import read_json, sha256, write_bytes, write_json
-from mnist_cnn.onnxfile.checksum import seal
+from mnist_cnn.onnxfile.checksum import add_checksum
 from mnist_cnn_train.data.catalog import read_description
-from mnist_cnn_train.data.dataset import Digits, read_test_digits, read_training_digits
+from mnist_cnn_train.data.dataset import Dataset, read_test_digits, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.export.graph import describe, export_onnx
-from mnist_cnn_train.export.int8 import check_int8, quantise
+from mnist_cnn_train.export.int8 import check_int8, quantize
 from mnist_cnn_train.export.parity import check_parity
-from mnist_cnn_train.export.thresholds import note_least_logits, read_by, to_choose_from
+from mnist_cnn_train.export.thresholds import reader_inputs, set_logit_thresholds, threshold_split
 from mnist_cnn_train.model.networks import build
 from mnist_cnn_train.model.weights import load_weights
 from mnist_cnn_train.pipeline.params import Export, load_params
@@ -30,10 +30,10 @@ from mnist_cnn_train.pipeline.paths import (
     RAW_DATA,
     WEIGHTS,
 )
-from mnist_cnn_train.pipeline.stage import alone
+from mnist_cnn_train.pipeline.stage import exclusive_lock
 
 
-@alone("export")
+@exclusive_lock("export")
 def main() -> None:
     """Write the ONNX models, in fp32 and int8, and metrics/onnx.json."""
     params = load_params()
@@ -50,15 +50,15 @@ def main() -> None:
     accuracy = read_json(ACCURACY)["accuracy"]
     description = describe(network, sha256(WEIGHTS), accuracy, data)
     model = export_onnx(network, params.export.opset, description)
-    small = quantise(model, training.take(np.arange(params.export.calibration_images)), description)
-    digits = read_by(to_choose_from(validation), data.dataset)
+    small = quantize(model, training.take(np.arange(params.export.calibration_images)), description)
+    digits = reader_inputs(threshold_split(validation), data.dataset)
     for exported in (model, small):
-        note_least_logits(exported, digits, params.export.flagged)
+        set_logit_thresholds(exported, digits, params.export.max_false_alarm_rate)
     write_checked(model, small, network, test, params.export)
 
 
 def write_checked(
-    model: ModelProto, small: ModelProto, network: torch.nn.Module, test: Digits, export: Export
+    model: ModelProto, small: ModelProto, network: torch.nn.Module, test: Dataset, export: Export
 ) -> None:
     """Write each file once it is checked: a good one in fp32 stays where int8 fails."""
     with removing_what_fails(ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
@@ -75,7 +75,9 @@ def write_checked(
     write_json(ONNX_METRICS, metrics)
     with removing_what_fails(ONNX_INT8_MODEL):
         # On the test images, which alone no recipe learns from.
-        accuracy = check_int8(small, model, test, export.int8_tolerance, export.int8_loss)
+        accuracy = check_int8(
+            small, model, test, export.int8_tolerance, export.max_int8_accuracy_drop
+        )
     metrics["int8"] = {"bytes": write_model(small, ONNX_INT8_MODEL), "accuracy": accuracy}
     write_json(ONNX_METRICS, metrics)
     print(f"accuracy {parity.accuracy:.4f} by onnxruntime, {accuracy:.4f} in int8")
@@ -94,7 +96,7 @@ def removing_what_fails(*outdated: Path) -> Iterator[None]:
 
 def write_model(model: ModelProto, path: Path) -> int:
     """Write `model` with its own SHA-256; the size of the file in bytes."""
-    content = seal(model)
+    content = add_checksum(model)
     write_bytes(path, content)
     print(f"{path}: {len(content):,} bytes")
     return len(content)

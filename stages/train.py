@@ -3,15 +3,15 @@
 from dataclasses import astuple, fields
 
 from mnist_cnn.core.files import write_json
-from mnist_cnn_train.data.dataset import Digits, read_training_digits
+from mnist_cnn_train.data.dataset import Dataset, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.model.weights import save_weights
 from mnist_cnn_train.pipeline.params import Params, load_params
 from mnist_cnn_train.pipeline.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
-from mnist_cnn_train.pipeline.stage import alone
+from mnist_cnn_train.pipeline.stage import exclusive_lock
 from mnist_cnn_train.pipeline.tables import write_csv
 from mnist_cnn_train.training.checkpoint import Checkpoint
-from mnist_cnn_train.training.distributed import Processes, is_member, joined, launch
+from mnist_cnn_train.training.distributed import ProcessGroup, in_torchrun, launch, process_group
 from mnist_cnn_train.training.loop import EpochLog, train
 
 
@@ -19,34 +19,34 @@ def main() -> None:
     """Train in this process, or in several that torchrun starts."""
     params = load_params()
     count = params.train.processes
-    if params.train.launcher == "torchrun" and not is_member():
+    if params.train.launcher == "torchrun" and not in_torchrun():
         launch(["stages", "train"], count)
         return
-    with joined(params.train.device) as processes:
-        if not processes.leads:
-            learn(params, processes)
+    with process_group(params.train.device) as processes:
+        if not processes.is_leader:
+            train_and_save(params, processes)
             return
-        with alone("train"):
-            learn(params, processes)
+        with exclusive_lock("train"):
+            train_and_save(params, processes)
 
 
-def learn(params: Params, processes: Processes) -> None:
+def train_and_save(params: Params, processes: ProcessGroup) -> None:
     """Write the weights, the history of the epochs, and what recipes are compared by.
 
-    A run that was interrupted goes on after its last whole epoch. Of several processes, the
+    A run that was interrupted resumes after its last whole epoch. Of several processes, the
     leader writes.
     """
     split = params.data.split
     training, validation = stratified_split(
         read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
     )
-    watched: Digits | None = validation
-    if params.train.final_fit:
+    watched: Dataset | None = validation
+    if params.train.train_on_validation:
         training, watched = training + validation, None
     settings = (params.model.model_dump_json(), params.train.model_dump_json())
     checkpoint = Checkpoint.of(settings, [training, validation])
     trained = train(training, watched, params.model, params.train, checkpoint, processes)
-    if not processes.leads:
+    if not processes.is_leader:
         return
     save_weights(trained.network, WEIGHTS)
     write_csv(TRAINING_LOG, [field.name for field in fields(EpochLog)], map(astuple, trained.log))

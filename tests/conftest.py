@@ -27,20 +27,20 @@ from ruamel.yaml import YAML
 
 from mnist_cnn.core.files import sha256
 from mnist_cnn.imaging.box import Box
-from mnist_cnn.onnxfile.checksum import seal
-from mnist_cnn.onnxfile.contract import DIGEST
+from mnist_cnn.onnxfile.checksum import add_checksum
+from mnist_cnn.onnxfile.contract import CHECKSUM_KEY
 from mnist_cnn.onnxfile.session import open_model
 from mnist_cnn.reader.recognizer import Recognizer
 from mnist_cnn_train.data.catalog import SHA256
-from mnist_cnn_train.data.dataset import Digits, read_test_digits, read_training_digits
+from mnist_cnn_train.data.dataset import Dataset, read_test_digits, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.download.sources import download
 from mnist_cnn_train.export.graph import describe, export_onnx
 from mnist_cnn_train.export.thresholds import (
-    note_least_logits,
-    seen_as_pictures,
-    to_choose_from,
-    to_judge_by,
+    holdout_split,
+    preprocess_images,
+    set_logit_thresholds,
+    threshold_split,
 )
 from mnist_cnn_train.pipeline.params import Params, changed, load_params
 from mnist_cnn_train.training.loop import train
@@ -114,13 +114,13 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="session")
-def small_digits(raw_data: Path) -> tuple[Digits, Digits]:
+def small_digits(raw_data: Path) -> tuple[Dataset, Dataset]:
     """2,000 real digits to train on, and 500 to validate with."""
     return stratified_split(read_training_digits(raw_data), 2_000, 500, seed=0)
 
 
 @pytest.fixture(scope="session")
-def test_digits(raw_data: Path) -> Digits:
+def test_digits(raw_data: Path) -> Dataset:
     return read_test_digits(raw_data)
 
 
@@ -128,7 +128,7 @@ def test_digits(raw_data: Path) -> Digits:
 def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file that reads well: the pipeline's own where it ran, else by the recipe `speed`."""
     made = REPOSITORY / "models/mnist_cnn.onnx"
-    if made.is_file() and DIGEST in open_model(made).get_modelmeta().custom_metadata_map:
+    if made.is_file() and CHECKSUM_KEY in open_model(made).get_modelmeta().custom_metadata_map:
         return made
     params = speed(seed=0, threads=2)
     split = params.data.split
@@ -137,9 +137,11 @@ def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     )
     network = train(training, None, params.model, params.train).network
     model = export_onnx(network, params.export.opset, describe(network, "0" * 64, 0.5))
-    note_least_logits(model, seen_as_pictures(to_choose_from(validation)), params.export.flagged)
+    set_logit_thresholds(
+        model, preprocess_images(threshold_split(validation)), params.export.max_false_alarm_rate
+    )
     path = tmp_path_factory.mktemp("trained") / made.name
-    path.write_bytes(seal(model))
+    path.write_bytes(add_checksum(model))
     return path
 
 
@@ -149,13 +151,13 @@ def recognizer(trained_model: Path) -> Recognizer:
 
 
 @pytest.fixture(scope="session")
-def judged_digits(raw_data: Path, params: Params) -> Digits:
+def holdout_digits(raw_data: Path, params: Params) -> Dataset:
     """The 1,000 validation images by which the reader of pictures is judged."""
     split = params.data.split
     _, validation = stratified_split(
         read_training_digits(raw_data), split.train_images, split.validation_images, split.seed
     )
-    return to_judge_by(validation)
+    return holdout_split(validation)
 
 
 # For commits, also those of DVC's experiments, where the machine has no git identity.
@@ -264,17 +266,17 @@ SMALL = {
     "data.split.train_images": 300,
     "data.split.validation_images": 100,
     "train.epochs": 3,
-    "train.clean_epochs": 0,
+    "train.unaugmented_epochs": 0,
     "train.batch_size": 20,
-    "train.averaging": 0.9,
+    "train.ema_decay": 0.9,
     "export.calibration_images": 50,
-    "export.int8_loss": 0.1,
+    "export.max_int8_accuracy_drop": 0.1,
     "export.int8_tolerance": 5.0,
     "evaluate.min_accuracy": 0.3,
 }
 
 
-def copy_project(folder: Path, digits: Digits) -> Project:
+def copy_project(folder: Path, digits: Dataset) -> Project:
     """Copy what git would commit, and give it 500 of `digits` as pictures, which git has too."""
     project = copy_files(folder)
     few = digits.take(np.arange(0, len(digits), max(1, len(digits) // 500))[:500])
@@ -291,7 +293,7 @@ def copy_project(folder: Path, digits: Digits) -> Project:
 
 @pytest.fixture(scope="session")
 def pristine(
-    tmp_path_factory: pytest.TempPathFactory, small_digits: tuple[Digits, Digits]
+    tmp_path_factory: pytest.TempPathFactory, small_digits: tuple[Dataset, Dataset]
 ) -> Project:
     """A small project after its first `dvc repro`, which one of the workers runs for all."""
     base = tmp_path_factory.getbasetemp()

@@ -22,10 +22,10 @@ from mnist_cnn.core.mnist import PIXEL_MEAN, PIXEL_STD
 
 def run(
     build: Callable[[], nn.Module],
-    optimise: Callable[[Iterable[nn.Parameter]], Optimizer],
+    optimize: Callable[[Iterable[nn.Parameter]], Optimizer],
     gamma: float = 1.0,
 ) -> None:
-    """Train what `build` makes with what `optimise` makes; the rate falls by `gamma` an epoch."""
+    """Train what `build` makes with what `optimize` makes; the rate falls by `gamma` an epoch."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", help="that holds MNIST/raw")
     parser.add_argument("--epochs", type=int, required=True)
@@ -38,7 +38,7 @@ def run(
     training, test = (MNIST(options.folder, part, transform=transform) for part in (True, False))
     batches = DataLoader(training, batch_size=64, shuffle=True)
     network = build()
-    optimizer = optimise(network.parameters())
+    optimizer = optimize(network.parameters())
     schedule = StepLR(optimizer, step_size=1, gamma=gamma)
     seconds = 0.0
     for epoch in range(1, options.epochs + 1):

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_cnn.reader.recognizer import Reading, Recognizer
+    from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
-__all__ = ["Reading", "Recognizer"]
+__all__ = ["Prediction", "Recognizer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist_cnn.cli.options import Group, examples
-from mnist_cnn.core.errors import MnistCnnError, told_plainly
+from mnist_cnn.core.errors import MnistCnnError, exit_on_error
 from mnist_cnn_train.experiments.paths import (
     PICTURES,
     PICTURES_FIGURE,
     RECIPES,
     ROBUSTNESS,
     ROBUSTNESS_FIGURE,
-    STUDY_FIGURE,
+    SEEDS_FIGURE,
 )
 from mnist_cnn_train.pipeline.paths import ACCURACY, RAW_DATA, VALIDATION
 from mnist_cnn_train.pipeline.processor import cap
 
 if TYPE_CHECKING:
-    from mnist_cnn_train.data.dataset import Digits
+    from mnist_cnn_train.data.dataset import Dataset
 
 
 def _word(context: click.Context, option: click.Parameter, value: str) -> str:
@@ -75,20 +75,20 @@ def run(recipe: str, options: tuple[str, ...]) -> None:
 def study(group: str, seeds: int, jobs: int) -> None:
     """Run each recipe of a GROUP in recipes.yaml over several seeds, and sum them up.
 
-    Writes metrics/study.json (published), metrics/robust.json or metrics/ablation.json. What has
+    Writes metrics/seeds.json (published), metrics/robust.json or metrics/ablation.json. What has
     run already, also before an interruption, is kept.
     """
     from mnist_cnn.core.files import write_json
-    from mnist_cnn_train.experiments.figures import draw_study
+    from mnist_cnn_train.experiments.figures import plot_seeds
     from mnist_cnn_train.experiments.recipes import read_recipes
-    from mnist_cnn_train.experiments.seeds import GROUPS, report, run_study
+    from mnist_cnn_train.experiments.seeds import GROUPS, report, run_seeds
 
     recipes = read_recipes(RECIPES, group)
-    results = run_study(recipes, GROUPS[group], seeds, jobs)
+    results = run_seeds(recipes, GROUPS[group], seeds, jobs)
     content = report(recipes, results)
     write_json(GROUPS[group].report, content)
     if group == "published":
-        draw_study(content, STUDY_FIGURE)
+        plot_seeds(content, SEEDS_FIGURE)
 
 
 @commands.command(
@@ -114,7 +114,7 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
     """Search for better settings, by what sweep.yaml says.
 
     Each trial is a short training, judged by the validation images alone. Whoever runs the same
-    command, also in another shell or on another machine, joins in. It goes on where it was, until
+    command, also in another shell or on another machine, joins in. It resumes where it was, until
     as many trials are finished as sweep.yaml wants.
 
     With --best, the whole pipeline is run with what was found, as the DVC experiment NAME-best.
@@ -178,34 +178,38 @@ def evaluate(model: Path | None, suite: bool, images: int | None, validation: bo
     """
     cap()
     if suite:
-        _judge_robustness(model, images or 2_000, validation)
+        _evaluate_corruptions(model, images or 2_000, validation)
     elif images or validation:
         raise click.UsageError("--images and --validation belong to --suite; give it too")
     else:
-        _judge_pictures(model)
+        _evaluate_pictures(model)
 
 
-def _judge_pictures(model: Path | None) -> None:
+def _evaluate_pictures(model: Path | None) -> None:
     import numpy as np
 
     from mnist_cnn.core.files import write_json
     from mnist_cnn.reader.recognizer import Recognizer
-    from mnist_cnn_train.evaluation.picture_suite import examples, judge_disguises, judge_no_digits
-    from mnist_cnn_train.evaluation.suite_figures import draw_pictures
-    from mnist_cnn_train.export.thresholds import to_judge_by
+    from mnist_cnn_train.evaluation.picture_suite import (
+        evaluate_non_digits,
+        evaluate_pictures,
+        examples,
+    )
+    from mnist_cnn_train.evaluation.suite_figures import plot_pictures
+    from mnist_cnn_train.export.thresholds import holdout_split
 
-    recognizer, digits = Recognizer(model), to_judge_by(_validation_digits())
+    recognizer, digits = Recognizer(model), holdout_split(_validation_digits())
     judged = {
         "images": len(digits),
-        "disguises": judge_disguises(recognizer, digits),
-        "caught": judge_no_digits(recognizer, len(digits)),
+        "disguises": evaluate_pictures(recognizer, digits),
+        "caught": evaluate_non_digits(recognizer, len(digits)),
     }
     write_json(PICTURES, judged)
     shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
-    draw_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
+    plot_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 
 
-def _validation_digits() -> "Digits":
+def _validation_digits() -> "Dataset":
     from mnist_cnn_train.data.dataset import read_training_digits
     from mnist_cnn_train.data.split import stratified_split
     from mnist_cnn_train.pipeline.params import load_params
@@ -217,30 +221,36 @@ def _validation_digits() -> "Digits":
     return validation
 
 
-def _judge_robustness(model: Path | None, images: int, validation: bool) -> None:
+def _evaluate_corruptions(model: Path | None, images: int, validation: bool) -> None:
     from functools import partial
 
     import numpy as np
 
     from mnist_cnn.core.files import write_json
     from mnist_cnn.core.location import default_model
-    from mnist_cnn.onnxfile.session import noted_least_logits, open_reader, read_logits
+    from mnist_cnn.onnxfile.session import open_reader, read_logit_thresholds, read_logits
     from mnist_cnn_train.data.dataset import read_test_digits
-    from mnist_cnn_train.evaluation.corruption_suite import examples, judge, told
-    from mnist_cnn_train.evaluation.suite_figures import draw_robustness
+    from mnist_cnn_train.evaluation.corruption_suite import (
+        evaluate_corruptions,
+        examples,
+        format_summary,
+    )
+    from mnist_cnn_train.evaluation.suite_figures import plot_robustness
 
     session = open_reader(model or default_model(), as_written=True)
     digits = _validation_digits() if validation else read_test_digits(RAW_DATA)
     digits = digits.take(np.arange(min(images, len(digits))))
-    report = judge(partial(read_logits, session), digits, noted_least_logits(session))
-    click.echo(told(report))
+    report = evaluate_corruptions(
+        partial(read_logits, session), digits, read_logit_thresholds(session)
+    )
+    click.echo(format_summary(report))
     if validation:
         return
     write_json(ROBUSTNESS, report)
-    draw_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
+    plot_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
 
 
 def main() -> None:
     """Run the command line; failures that a user can mend end in one line."""
-    with told_plainly("mnist_cnn_train"):
+    with exit_on_error("mnist_cnn_train"):
         commands(prog_name="python -m mnist_cnn_train")

@@ -20,10 +20,10 @@ from mnist_cnn.batch.plan import score
 from mnist_cnn.cli.main import commands
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256
-from mnist_cnn.onnxfile.checksum import seal
+from mnist_cnn.onnxfile.checksum import add_checksum
 from mnist_cnn.onnxfile.contract import DIGEST
 from mnist_cnn.reader.recognizer import NO_INK, Recognizer
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 
 IMAGES = 240
 
@@ -35,10 +35,10 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pictures(judged_digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(holdout_digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures, one of them blank, one broken, one empty."""
     folder = tmp_path_factory.mktemp("pictures")
-    for number, pixels in enumerate(judged_digits.images[:IMAGES]):
+    for number, pixels in enumerate(holdout_digits.images[:IMAGES]):
         (folder / f"{number:04}.png").write_bytes(png(pixels))
     (folder / "0003.png").write_bytes(png(np.zeros((28, 28), np.uint8)))
     (folder / "0005.png").write_bytes((folder / "0004.png").read_bytes()[:150])
@@ -84,11 +84,11 @@ def test_a_folder_and_parquet_give_the_readings_of_predict(
     assert [row.pop("path") for row in by_path] == [row.pop("id") for row in by_id]
     assert by_path == by_id
     for place in (0, 1, 3, IMAGES - 1):
-        reading = recognizer.predict(pictures / f"{place:04}.png")
+        prediction = recognizer.predict(pictures / f"{place:04}.png")
         row = by_path[place]
-        assert (row["label"], row["warning"]) == (reading.label, reading.warning)
-        if reading.label:
-            expected = list(reading.probabilities.values())
+        assert (row["label"], row["warning"]) == (prediction.label, prediction.warning)
+        if prediction.label:
+            expected = list(prediction.probabilities.values())
             assert row["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -121,12 +121,12 @@ def test_a_broken_picture_is_a_row_and_no_end(
 )
 def test_images_that_are_ready_are_read_as_they_are(
     kind: pa.DataType,
-    judged_digits: Digits,
+    holdout_digits: Dataset,
     recognizer: Recognizer,
     trained_model: Path,
     tmp_path: Path,
 ) -> None:
-    images = judged_digits.images[:90].copy()
+    images = holdout_digits.images[:90].copy()
     images[10] = 0
     flat = images.reshape(-1, 784)
     values = flat.tolist() if "list" in str(kind) else [row.tobytes() for row in flat]
@@ -135,7 +135,7 @@ def test_images_that_are_ready_are_read_as_they_are(
     found = rows(tmp_path / "a")
     assert [row["id"] for row in found] == list(range(90))
     assert found[10]["warning"] == NO_INK
-    expected = [reading.label for reading in recognizer.classify(images)]
+    expected = [prediction.label for prediction in recognizer.classify(images)]
     assert [row["label"] for row in found[11:]] == expected[11:]
 
     mixed = ready(tmp_path, pa.array([*values[:80], None, *values[81:]], kind), row_group_size=40)
@@ -147,13 +147,13 @@ def test_images_that_are_ready_are_read_as_they_are(
 
 
 def test_bytes_of_784_that_begin_as_a_picture_are_one(
-    judged_digits: Digits, trained_model: Path, tmp_path: Path
+    holdout_digits: Dataset, trained_model: Path, tmp_path: Path
 ) -> None:
-    digit = judged_digits.images[0]
+    digit = holdout_digits.images[0]
     picture = png(digit).ljust(784, b"\0")  # what follows the end of a PNG is not read
     source = ready(tmp_path, pa.array([picture, digit.tobytes()]))
     score(source, tmp_path / "out", model=trained_model)
-    assert [row["label"] for row in rows(tmp_path / "out")] == 2 * [str(judged_digits.labels[0])]
+    assert [row["label"] for row in rows(tmp_path / "out")] == 2 * [str(holdout_digits.labels[0])]
 
 
 @pytest.mark.slow
@@ -201,9 +201,9 @@ def begin(source: Path, output: Path, model: Path, *options: object) -> "subproc
 
 
 @pytest.fixture
-def many(judged_digits: Digits, tmp_path: Path) -> Path:
+def many(holdout_digits: Dataset, tmp_path: Path) -> Path:
     """40,000 images that are ready, in one row group."""
-    flat = judged_digits.images.reshape(-1, 784)
+    flat = holdout_digits.images.reshape(-1, 784)
     return ready(tmp_path, pa.array([row.tobytes() for row in flat] * 40, pa.binary(784)))
 
 
@@ -263,7 +263,7 @@ def test_another_model_or_input_does_not_go_on_with_an_old_output(
     properties = {entry.key: entry.value for entry in model.metadata_props}
     del properties[DIGEST]  # which it gets anew
     onnx.helper.set_model_props(model, {**properties, "licence": "another"})
-    other.write_bytes(seal(model))
+    other.write_bytes(add_checksum(model))
     with pytest.raises(MnistCnnError, match="begun with another model; choose another output"):
         score(source, output, model=other)
     with pytest.raises(MnistCnnError, match="begun with another part size"):
@@ -318,7 +318,7 @@ def test_neither_torch_nor_ray_is_imported_unless_asked_for() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the peak")
 def test_memory_does_not_grow_with_the_input(
-    judged_digits: Digits, trained_model: Path, tmp_path: Path
+    holdout_digits: Dataset, trained_model: Path, tmp_path: Path
 ) -> None:
     """Four times as many images, 94 MB more, in one row group."""
     code = (
@@ -326,7 +326,7 @@ def test_memory_does_not_grow_with_the_input(
         "score(*map(Path, sys.argv[1:3]), model=Path(sys.argv[3]), size=8_000, workers=1)\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
-    flat = judged_digits.images.reshape(-1, 784)
+    flat = holdout_digits.images.reshape(-1, 784)
     peaks = []
     for times in (40, 160):
         source = ready(tmp_path, pa.array([row.tobytes() for row in flat] * times, pa.binary(784)))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mnist_cnn.cli.main import commands
 from mnist_cnn.reader.recognizer import NO_INK
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 
 PROGRAM = Path(sys.executable).with_name("mnist-cnn")
 
@@ -38,11 +38,11 @@ def invoke(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def folder(judged_digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(holdout_digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-three pictures named by their number and label, and one with nothing on it."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(23):
-        pixels, label = judged_digits.images[40 * number], judged_digits.labels[40 * number]
+        pixels, label = holdout_digits.images[40 * number], holdout_digits.labels[40 * number]
         Image.fromarray(255 - pixels).resize((90, 90)).save(folder / f"{number:02} {label}.png")
     Image.new("L", (50, 50), 255).save(folder / "blank.png")
     (folder / "notes.txt").write_text("no picture")
@@ -161,7 +161,7 @@ def test_a_page_is_read_and_its_boxes_drawn(trained_model: Path, tmp_path: Path)
     rows = list(csv.DictReader(io.StringIO(result.output)))
     assert [row["line"] for row in rows] == 5 * ["1"] + 3 * ["2"]
     assert int(rows[0]["left"]) < int(rows[1]["left"])
-    assert np.ptp(np.asarray(Image.open(found).convert("HSV"))[:, :, 1]) > 100  # colours
+    assert np.ptp(np.asarray(Image.open(found).convert("HSV"))[:, :, 1]) > 100  # colors
 
 
 def test_a_page_that_cannot_be_read_is_one_line(tmp_path: Path, trained_model: Path) -> None:

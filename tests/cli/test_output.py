@@ -5,16 +5,16 @@ import pytest
 
 from mnist_cnn.cli.output import Form, Listing
 from mnist_cnn.imaging.box import Box
-from mnist_cnn.reader.recognizer import NO_INK, Reading
+from mnist_cnn.reader.recognizer import NO_INK, Prediction
 
-SEVEN = Reading("7", 0.75, {"1": 0.25, "7": 0.75}, None, None)
-BLANK = Reading(None, 0.0, {}, NO_INK, None)
-BOXED = Reading("7", 0.75, {"1": 0.25, "7": 0.75}, None, None, Box(1, 2, 30, 40), 2)
+SEVEN = Prediction("7", 0.75, {"1": 0.25, "7": 0.75}, None, None)
+BLANK = Prediction(None, 0.0, {}, NO_INK, None)
+BOXED = Prediction("7", 0.75, {"1": 0.25, "7": 0.75}, None, None, Box(1, 2, 30, 40), 2)
 
 
-def listed(form: Form, *readings: Reading, top: int = 1) -> list[str]:
+def listed(form: Form, *predictions: Prediction, top: int = 1) -> list[str]:
     listing = Listing(form, top)
-    return [line for reading in readings for line in listing.lines("a, b.png", reading)]
+    return [line for prediction in predictions for line in listing.lines("a, b.png", prediction)]
 
 
 def test_a_table_has_its_columns_below_one_header() -> None:

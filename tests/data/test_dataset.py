@@ -12,7 +12,12 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import PIXEL_MEAN, PIXEL_STD
 from mnist_cnn_train.data.catalog import SHA256, TEST_FILES, TRAINING_FILES
-from mnist_cnn_train.data.dataset import Digits, read_digits, read_test_digits, read_training_digits
+from mnist_cnn_train.data.dataset import (
+    Dataset,
+    read_digits,
+    read_test_digits,
+    read_training_digits,
+)
 from mnist_cnn_train.data.idx import read_idx
 from mnist_cnn_train.data.split import stratified_split
 
@@ -130,20 +135,20 @@ def test_any_bytes_are_read_as_their_header_states_or_refused(
 
 
 @pytest.fixture(scope="module")
-def numbered(raw_data: Path) -> Digits:
+def numbered(raw_data: Path) -> Dataset:
     """The real training labels, with each image's own number written into its pixels."""
     labels = read_training_digits(raw_data).labels
     images = np.zeros((len(labels), 28, 28), np.uint8)
     images[:, 0, :4] = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 4)
-    return Digits(images, labels)
+    return Dataset(images, labels)
 
 
-def numbers(digits: Digits) -> set[int]:
+def numbers(digits: Dataset) -> set[int]:
     return set(np.ascontiguousarray(digits.images[:, 0, :4]).view(np.uint32).ravel().tolist())
 
 
 @pytest.mark.parametrize("sizes", [(55_000, 5_000), (50_000, 10_000), (2_000, 500), (10, 10)])
-def test_the_parts_are_disjoint_and_stratified(numbered: Digits, sizes: tuple[int, int]) -> None:
+def test_the_parts_are_disjoint_and_stratified(numbered: Dataset, sizes: tuple[int, int]) -> None:
     training, validation = stratified_split(numbered, *sizes, seed=0)
     assert (len(training), len(validation)) == sizes
     assert (len(numbers(training)), len(numbers(validation))) == sizes
@@ -153,19 +158,19 @@ def test_the_parts_are_disjoint_and_stratified(numbered: Digits, sizes: tuple[in
         assert (np.abs(np.bincount(part.labels, minlength=10) - exact) < slack).all()
 
 
-def test_the_seed_alone_decides_the_split(numbered: Digits) -> None:
+def test_the_seed_alone_decides_the_split(numbered: Dataset) -> None:
     first, again = (stratified_split(numbered, 2_000, 500, seed=1)[1] for _ in range(2))
     other = stratified_split(numbered, 2_000, 500, seed=2)[1]
     assert np.array_equal(first.images, again.images)
     assert numbers(first) != numbers(other)
 
 
-def test_the_validation_part_does_not_depend_on_how_much_is_trained_on(numbered: Digits) -> None:
+def test_the_validation_part_does_not_depend_on_how_much_is_trained_on(numbered: Dataset) -> None:
     small = stratified_split(numbered, 1_000, 500, seed=0)[1]
     large = stratified_split(numbered, 50_000, 500, seed=0)[1]
     assert np.array_equal(small.images, large.images)
 
 
-def test_more_images_than_there_are_is_refused(numbered: Digits) -> None:
+def test_more_images_than_there_are_is_refused(numbered: Dataset) -> None:
     with pytest.raises(MnistCnnError, match=r"data\.split asks for 60,000 training and 1 "):
         stratified_split(numbered, 60_000, 1, seed=0)

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from mnist_cnn.demo.server import MOST_BYTES, make_server
-from mnist_cnn.reader.recognizer import NO_DIGIT, Reading, Recognizer
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn.reader.recognizer import NO_DIGIT, Prediction, Recognizer
+from mnist_cnn_train.data.dataset import Dataset
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 expect = playwright.expect
@@ -57,7 +57,7 @@ def received(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> list[by
     """The pictures that come to be read."""
     pictures: list[bytes] = []
 
-    def predict(picture: bytes) -> Reading:
+    def predict(picture: bytes) -> Prediction:
         pictures.append(picture)
         return Recognizer.predict(recognizer, picture)
 
@@ -192,19 +192,19 @@ def test_strokes_are_read_and_cleared(visit: Visit) -> None:
 def test_the_page_shows_what_the_recognizer_says(visit: Visit, recognizer: Recognizer) -> None:
     visit.draw(ONE)
     visit.draw([(0.3, 0.85), (0.7, 0.85)])
-    reading = recognizer.predict(visit.drawn())
-    expect(visit.label).to_have_text(reading.label)
-    for label, probability in reading.probabilities.items():
+    prediction = recognizer.predict(visit.drawn())
+    expect(visit.label).to_have_text(prediction.label)
+    for label, probability in prediction.probabilities.items():
         row = visit.page.locator("#bars li").nth(int(label))
         expect(row).to_have_text(f"{label}{100 * probability:.1f} %")
-    assert visit.seen() == reading.image.tobytes()
-    expect(visit.page.locator("#note")).to_be_visible(visible=reading.warning is not None)
+    assert visit.seen() == prediction.image.tobytes()
+    expect(visit.page.locator("#note")).to_be_visible(visible=prediction.warning is not None)
 
 
 def test_a_warning_is_shown_with_the_result(
     visit: Visit, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def doubt(picture: bytes) -> Reading:
+    def doubt(picture: bytes) -> Prediction:
         return replace(Recognizer.predict(recognizer, picture), warning=NO_DIGIT)
 
     monkeypatch.setattr(recognizer, "predict", doubt)
@@ -238,7 +238,7 @@ def test_one_reading_at_a_time_and_the_last_is_of_the_newest_drawing(
 def test_what_was_cleared_meanwhile_is_not_shown(
     visit: Visit, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(picture: bytes) -> Reading:
+    def slow(picture: bytes) -> Prediction:
         time.sleep(0.3)  # while which the sheet is cleared
         return Recognizer.predict(recognizer, picture)
 
@@ -291,7 +291,7 @@ def test_mnists_own_digits_are_read(
     visit: Visit,
     recognizer: Recognizer,
     received: list[bytes],
-    small_digits: tuple[Digits, Digits],
+    small_digits: tuple[Dataset, Dataset],
 ) -> None:
     validation = small_digits[1]
     for digit in range(10):
@@ -311,7 +311,7 @@ def test_mnists_own_digits_are_read(
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
 def test_a_picture_is_dropped_or_pasted(
-    visit: Visit, small_digits: tuple[Digits, Digits], recognizer: Recognizer, way: str
+    visit: Visit, small_digits: tuple[Dataset, Dataset], recognizer: Recognizer, way: str
 ) -> None:
     content = picture(small_digits[1].images[0])
     visit.page.evaluate(

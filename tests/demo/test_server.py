@@ -19,13 +19,13 @@ from PIL import Image
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.demo import server as demo
-from mnist_cnn.demo.server import MOST_BYTES, make_server
-from mnist_cnn.imaging.load import load_grey
-from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Reading
+from mnist_cnn.demo.server import MAX_UPLOAD_BYTES, make_server
+from mnist_cnn.imaging.load import load_gray
+from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Prediction
 
 SEEN = np.arange(784).reshape(28, 28).astype(np.uint8)
-SEVEN = Reading("7", 0.75, {"1": 0.25, "7": 0.75}, NO_DIGIT, SEEN)
-NOTHING = Reading(None, 0.0, {}, NO_INK, None)
+SEVEN = Prediction("7", 0.75, {"1": 0.25, "7": 0.75}, NO_DIGIT, SEEN)
+NOTHING = Prediction(None, 0.0, {}, NO_INK, None)
 
 
 class Reader:
@@ -33,8 +33,8 @@ class Reader:
 
     labels = ("1", "7")
 
-    def predict(self, picture: bytes) -> Reading:
-        return NOTHING if load_grey(picture).min() == 255 else SEVEN
+    def predict(self, picture: bytes) -> Prediction:
+        return NOTHING if load_gray(picture).min() == 255 else SEVEN
 
 
 def png(level: int) -> bytes:
@@ -145,7 +145,7 @@ def test_the_page_may_load_and_run_its_own_content_only(visitor: Visitor) -> Non
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     page = body.decode()
     assert 'data-labels="1,7"' in page
-    assert f'data-most-bytes="{MOST_BYTES}"' in page
+    assert f'data-most-bytes="{MAX_UPLOAD_BYTES}"' in page
     assert "{{" not in page
     [policy] = response.headers.get_all("Content-Security-Policy")
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
@@ -212,14 +212,14 @@ def test_pages_of_other_sites_are_refused(visitor: Visitor) -> None:
 def test_too_large_a_file_is_refused_before_it_is_sent(visitor: Visitor) -> None:
     answer = visitor.tell(
         f"POST /predict HTTP/1.1\nHost: 127.0.0.1:{visitor.port}\n"
-        f"Content-Length: {MOST_BYTES + 1}\n\n"
+        f"Content-Length: {MAX_UPLOAD_BYTES + 1}\n\n"
     )
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert answer.endswith(b'{"error": "this file has more than the 10 MB allowed"}')
 
 
 def test_a_file_of_the_most_bytes_is_read(visitor: Visitor) -> None:
-    content = png(0).ljust(MOST_BYTES, b"\0")
+    content = png(0).ljust(MAX_UPLOAD_BYTES, b"\0")
     assert visitor.ask("POST", "/predict", content)[0].status == 200
 
 

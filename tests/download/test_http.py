@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from mnist_cnn_train.download import http as fetching
-from mnist_cnn_train.download.http import ATTEMPTS, MOST_REDIRECTS, FetchError, fetch
+from mnist_cnn_train.download.http import ATTEMPTS, MAX_REDIRECTS, FetchError, fetch
 
 CONTENT = bytes(range(256)) * 100
 LIMIT = len(CONTENT)
@@ -155,9 +155,9 @@ def test_what_will_stay_is_not_tried_again(fault: str, reason: str, server: str)
 
 @pytest.mark.fault
 def test_a_redirect_loop_ends(server: str) -> None:
-    with pytest.raises(FetchError, match=f"is redirected more than {MOST_REDIRECTS} times"):
+    with pytest.raises(FetchError, match=f"is redirected more than {MAX_REDIRECTS} times"):
         fetch(f"{server}/loop", LIMIT)
-    assert Faulty.asked["/loop"] == MOST_REDIRECTS + 1
+    assert Faulty.asked["/loop"] == MAX_REDIRECTS + 1
 
 
 @pytest.mark.fault

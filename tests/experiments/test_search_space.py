@@ -79,9 +79,9 @@ def test_a_trial_has_the_settings_and_its_own_changes(params: Params, tmp_path: 
             "settings.evaluate.min_accuracy: 0.5; changes nothing in a trial",
         ),
         (
-            {"settings": {"train.final_fit": True}},
-            "train.final_fit: True; should be false in a sweep, since it leaves no images to judge "
-            "a trial by",
+            {"settings": {"train.train_on_validation": True}},
+            "train.train_on_validation: True; should be false in a sweep, since it leaves no "
+            "images to evaluate a trial by",
         ),
     ],
 )
@@ -150,8 +150,8 @@ NUMBER = "should be a number, at least 0 and below 1"
             "train.batch_size.high: 64.5; should be a whole number",
         ),
         (
-            {"train.clean_epochs": [0, 3]},
-            "train.clean_epochs: 3; should be at most train.epochs, which is 2",
+            {"train.unaugmented_epochs": [0, 3]},
+            "train.unaugmented_epochs: 3; should be at most train.epochs, which is 2",
         ),
         (
             {"model.dropout": [0.0, 0.2], "train.threads": [1, 2]},
@@ -197,9 +197,9 @@ def test_trials_of_different_lengths_are_not_compared_epoch_by_epoch(
 
 
 def test_a_final_fit_in_params_is_refused(params: Params, tmp_path: Path) -> None:
-    final = Params.model_validate(changed(params.model_dump(), {"train.final_fit": True}))
+    final = Params.model_validate(changed(params.model_dump(), {"train.train_on_validation": True}))
     (problem,) = problems(PLAN, final, tmp_path)
-    assert problem.startswith("train.final_fit: True; should be false in a sweep")
+    assert problem.startswith("train.train_on_validation: True; should be false in a sweep")
 
 
 def test_a_missing_or_empty_file_is_one_line(params: Params, tmp_path: Path) -> None:

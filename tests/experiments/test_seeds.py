@@ -13,7 +13,7 @@ from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.cli import run
 from mnist_cnn_train.experiments.dvc import arguments
 from mnist_cnn_train.experiments.recipes import read_recipes
-from mnist_cnn_train.experiments.seeds import GROUPS, Run, check_settings, report, summarise
+from mnist_cnn_train.experiments.seeds import GROUPS, Run, check_settings, report, summarize
 from mnist_cnn_train.pipeline.params import Params, changed, load_params
 
 RECIPES = REPOSITORY / "recipes.yaml"
@@ -55,7 +55,7 @@ def test_unusable_recipes_are_refused_in_one_line(
 
 def test_the_interval_is_that_of_students_t_test(rng: np.random.Generator) -> None:
     values = rng.normal(0.99, 0.01, 10)
-    found = summarise(values.tolist())
+    found = summarize(values.tolist())
     interval = ttest_1samp(values, 0).confidence_interval(0.95)
     assert found["low_95"] == pytest.approx(interval.low, abs=1e-6)
     assert found["high_95"] == pytest.approx(interval.high, abs=1e-6)
@@ -84,14 +84,14 @@ def test_a_study_runs_all_seeds_once_and_sums_them_up(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.run(sys.executable, "-m", "mnist_cnn_train", "study", "published", "--seeds", "2")
-    study = json.loads((project.folder / "metrics/study.json").read_text())
+    study = json.loads((project.folder / "metrics/seeds.json").read_text())
     assert list(study) == ["default"]
     likelihoods = study["default"]["negative_log_likelihood"]["seeds"]
     assert list(likelihoods) == ["0", "1"]
     assert likelihoods["0"] != likelihoods["1"]
     committed = json.loads((project.folder / "metrics/accuracy.json").read_text())
     assert study["default"]["accuracy"]["seeds"]["0"] == committed["accuracy"]
-    assert (project.folder / "metrics/plots/study.png").is_file()
+    assert (project.folder / "metrics/plots/seeds.png").is_file()
 
     # As where DVC mixed up the settings of two.
     monkeypatch.chdir(project.folder)
@@ -104,7 +104,7 @@ def test_a_study_runs_all_seeds_once_and_sums_them_up(
     ran = project.hashes(".dvc/cache/runs")
     project.run(sys.executable, "-m", "mnist_cnn_train", "study", "published", "--seeds", "2")
     assert project.hashes(".dvc/cache/runs") == ran
-    assert json.loads((project.folder / "metrics/study.json").read_text()) == study
+    assert json.loads((project.folder / "metrics/seeds.json").read_text()) == study
 
 
 @pytest.mark.slow

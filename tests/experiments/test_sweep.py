@@ -13,7 +13,7 @@ import pytest
 from conftest import Project, copy_project
 from ruamel.yaml import YAML
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.experiments.sweep import chains, finished
 from mnist_cnn_train.pipeline.params import load_params
 
@@ -41,7 +41,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def project(
-    small_digits: tuple[Digits, Digits], tmp_path_factory: pytest.TempPathFactory
+    small_digits: tuple[Dataset, Dataset], tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
     """A small project with the images, but no model, in which nothing was searched."""
     project = copy_project(tmp_path_factory.mktemp("sweep"), small_digits[0])

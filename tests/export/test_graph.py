@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torchvision.transforms import functional as reference
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.export.graph import describe, export_onnx
 from mnist_cnn_train.export.parity import check_parity
 from mnist_cnn_train.model.networks import DeepDigitCNN, DigitCNN
@@ -18,7 +18,7 @@ OPSET = 18
 
 
 @pytest.fixture(scope="module")
-def network(test_digits: Digits) -> DigitCNN:
+def network(test_digits: Dataset) -> DigitCNN:
     """Random weights, with batch statistics of real digits, so that folding them shows."""
     torch.manual_seed(0)
     network = DigitCNN()
@@ -34,7 +34,7 @@ def model(network: DigitCNN) -> ModelProto:
 
 
 @pytest.fixture(scope="module")
-def few(test_digits: Digits) -> Digits:
+def few(test_digits: Dataset) -> Dataset:
     return test_digits.take(np.arange(600))
 
 
@@ -60,10 +60,10 @@ def test_the_contract_is_uint8_images_in_and_logits_and_probabilities_out(
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
 
 
-def test_normalisation_is_inside_the_graph(
-    model: ModelProto, network: DigitCNN, few: Digits
+def test_normalization_is_inside_the_graph(
+    model: ModelProto, network: DigitCNN, few: Dataset
 ) -> None:
-    """Against torchvision's normalisation and the bare layers."""
+    """Against torchvision's normalization and the bare layers."""
     logits, probabilities = session(model).run(None, {"image": few.images})
     images = torch.stack(
         [reference.normalize(reference.to_tensor(i), [0.1307], [0.3081]) for i in few.images]
@@ -76,13 +76,13 @@ def test_normalisation_is_inside_the_graph(
 
 
 @pytest.mark.slow
-def test_normalisation_by_image_is_inside_the_graph_too(few: Digits) -> None:
+def test_normalization_by_image_is_inside_the_graph_too(few: Dataset) -> None:
     torch.manual_seed(0)
-    network = DigitCNN(normalisation="image").eval()
+    network = DigitCNN(normalization="image").eval()
     exported = export_onnx(network, OPSET, describe(network, "0" * 64, 0.5))
     assert check_parity(exported, network, few, 1e-4, (1, 600)).agreement == 1
     properties = {entry.key: entry.value for entry in exported.metadata_props}
-    assert properties["normalisation"].startswith("by the mean and deviation of each image")
+    assert properties["normalization"].startswith("by the mean and deviation of each image")
 
 
 def test_the_file_stands_alone_and_says_what_it_is(model: ModelProto) -> None:
@@ -94,8 +94,8 @@ def test_the_file_stands_alone_and_says_what_it_is(model: ModelProto) -> None:
     assert metadata["weights_sha256"] == "0" * 64
     assert metadata["licence"] == "MIT"
     assert metadata["dataset"].startswith("MNIST")
-    assert "0.1307" in metadata["normalisation"]
-    assert "0.3081" in metadata["normalisation"]
+    assert "0.1307" in metadata["normalization"]
+    assert "0.3081" in metadata["normalization"]
     assert len(model.SerializeToString()) <= 38_000
 
 
@@ -121,14 +121,14 @@ def test_two_exports_have_the_same_bytes(model: ModelProto, network: DigitCNN) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", range(18, 24))
-def test_every_allowed_opset_agrees_with_torch(opset: int, network: DigitCNN, few: Digits) -> None:
+def test_every_allowed_opset_agrees_with_torch(opset: int, network: DigitCNN, few: Dataset) -> None:
     exported = export_onnx(network, opset, {})
     assert exported.opset_import[0].version == opset
     assert check_parity(exported, network, few, tolerance=1e-4, batch_sizes=[256]).agreement == 1
 
 
 def test_parity_holds_in_every_batch_size(
-    model: ModelProto, network: DigitCNN, few: Digits
+    model: ModelProto, network: DigitCNN, few: Dataset
 ) -> None:
     parity = check_parity(model, network, few, tolerance=1e-4)
     assert 0 < parity.largest_difference < 1e-4
@@ -140,10 +140,10 @@ def test_parity_holds_in_every_batch_size(
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [DigitCNN, DeepDigitCNN])
 def test_parity_holds_for_each_network_in_several_views(
-    architecture: type[DigitCNN | DeepDigitCNN], few: Digits
+    architecture: type[DigitCNN | DeepDigitCNN], few: Dataset
 ) -> None:
     torch.manual_seed(0)
-    network = architecture(views=9)
+    network = architecture(tta_views=9)
     model = export_onnx(network, OPSET, describe(network, "0" * 64, 0.5))
     parity = check_parity(model, network, few, tolerance=1e-4, batch_sizes=[1, 7, 256])
     assert parity.agreement == 1
@@ -163,7 +163,7 @@ def changed(model: ModelProto, change) -> ModelProto:
 
 
 def test_a_difference_above_the_tolerance_fails(
-    model: ModelProto, network: DigitCNN, few: Digits
+    model: ModelProto, network: DigitCNN, few: Dataset
 ) -> None:
     shifted = changed(model, lambda bias: bias + np.float32(0.01))
     message = r"in batches of 1, onnxruntime differs from torch by 0\.01, more than"
@@ -172,14 +172,14 @@ def test_a_difference_above_the_tolerance_fails(
     check_parity(shifted, network, few, tolerance=0.02, batch_sizes=[256])
 
 
-def test_a_nan_fails(model: ModelProto, network: DigitCNN, few: Digits) -> None:
+def test_a_nan_fails(model: ModelProto, network: DigitCNN, few: Dataset) -> None:
     broken = changed(model, lambda bias: bias * np.float32("nan"))
     with pytest.raises(MnistCnnError, match="differs from torch by nan"):
         check_parity(broken, network, few, tolerance=1.0, batch_sizes=[256])
 
 
 def test_another_class_fails_however_large_the_tolerance(
-    model: ModelProto, network: DigitCNN, few: Digits
+    model: ModelProto, network: DigitCNN, few: Dataset
 ) -> None:
     swapped = changed(model, lambda bias: bias + np.linspace(0, 1, 10, dtype=np.float32))
     with pytest.raises(MnistCnnError, match=r"reads test image \d+ as \d, torch as \d"):

@@ -7,10 +7,10 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.data.dataset import Digits
-from mnist_cnn_train.export import int8 as quantisation
+from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.export import int8 as quantization
 from mnist_cnn_train.export.graph import describe, export_onnx
-from mnist_cnn_train.export.int8 import check_int8, quantise
+from mnist_cnn_train.export.int8 import check_int8, quantize
 from mnist_cnn_train.export.parity import run_logits
 from mnist_cnn_train.model.networks import DigitCNN
 from mnist_cnn_train.pipeline.params import Params
@@ -26,9 +26,9 @@ def description() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def model(small_digits: tuple[Digits, Digits], params: Params) -> ModelProto:
+def model(small_digits: tuple[Dataset, Dataset], params: Params) -> ModelProto:
     """A network that reads most digits, so that losing some would show."""
-    short = {"epochs": 2, "clean_epochs": 0, "batch_size": 50, "averaging": 0.9}
+    short = {"epochs": 2, "unaugmented_epochs": 0, "batch_size": 50, "averaging": 0.9}
     recipe = params.train.model_copy(update={**short, "device": "cpu"})
     network = train(*small_digits, params.model, recipe).network
     return export_onnx(network, params.export.opset, {})
@@ -36,9 +36,9 @@ def model(small_digits: tuple[Digits, Digits], params: Params) -> ModelProto:
 
 @pytest.fixture(scope="module")
 def small(
-    model: ModelProto, small_digits: tuple[Digits, Digits], description: dict[str, str]
+    model: ModelProto, small_digits: tuple[Dataset, Dataset], description: dict[str, str]
 ) -> ModelProto:
-    return quantise(model, small_digits[0], description)
+    return quantize(model, small_digits[0], description)
 
 
 def test_all_weights_are_in_eight_bits_with_a_scale_for_each_channel(small: ModelProto) -> None:
@@ -77,7 +77,7 @@ def test_it_fits_into_16_kb_with_its_metadata(
 
 
 def test_it_reads_as_well_and_gives_probabilities(
-    small: ModelProto, model: ModelProto, small_digits: tuple[Digits, Digits]
+    small: ModelProto, model: ModelProto, small_digits: tuple[Dataset, Dataset]
 ) -> None:
     validation = small_digits[1]
     full = float((run_logits(model, validation.images).argmax(1) == validation.labels).mean())
@@ -93,7 +93,7 @@ def test_it_reads_as_well_and_gives_probabilities(
 
 
 def test_a_loss_above_the_limit_fails(
-    small: ModelProto, model: ModelProto, small_digits: tuple[Digits, Digits]
+    small: ModelProto, model: ModelProto, small_digits: tuple[Dataset, Dataset]
 ) -> None:
     broken = ModelProto()
     broken.CopyFrom(small)
@@ -107,7 +107,7 @@ def test_a_loss_above_the_limit_fails(
 
 
 def test_onnxruntime_reads_it_as_it_is_written(
-    small: ModelProto, small_digits: tuple[Digits, Digits]
+    small: ModelProto, small_digits: tuple[Dataset, Dataset]
 ) -> None:
     images = small_digits[1].images
     native, written = run_logits(small, images), run_logits(small, images, as_written=True)
@@ -119,7 +119,7 @@ def test_onnxruntime_reads_it_as_it_is_written(
 def test_a_file_that_is_read_otherwise_than_it_is_written_fails(
     small: ModelProto,
     model: ModelProto,
-    small_digits: tuple[Digits, Digits],
+    small_digits: tuple[Dataset, Dataset],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a processor that saturates, which this one may not be."""
@@ -128,7 +128,7 @@ def test_a_file_that_is_read_otherwise_than_it_is_written_fails(
         logits = run_logits(model, images, as_written=True)
         return logits if as_written else logits - 1.9
 
-    monkeypatch.setattr(quantisation, "run_logits", run)
+    monkeypatch.setattr(quantization, "run_logits", run)
     with pytest.raises(MnistCnnError, match=r"differ from what the file says by 1\.90, more than"):
         check_int8(small, model, small_digits[1], 0.5, 1.0)
 
@@ -136,8 +136,8 @@ def test_a_file_that_is_read_otherwise_than_it_is_written_fails(
 def test_the_same_model_and_digits_give_the_same_bytes(
     small: ModelProto,
     model: ModelProto,
-    small_digits: tuple[Digits, Digits],
+    small_digits: tuple[Dataset, Dataset],
     description: dict[str, str],
 ) -> None:
-    again = quantise(model, small_digits[0], description)
+    again = quantize(model, small_digits[0], description)
     assert again.SerializeToString() == small.SerializeToString()

@@ -13,11 +13,11 @@ from PIL import Image
 from time_pipeline import PEAK
 
 from mnist_cnn.imaging.load import (
-    LONGEST_SIDE,
-    MOST_PIXELS,
+    MAX_PIXELS,
+    MAX_SIDE,
     PictureError,
     find_pictures,
-    load_grey,
+    load_gray,
     load_reduced,
 )
 
@@ -37,11 +37,11 @@ def half_and_half() -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
 def test_every_mode_of_pillow_gives_the_same_grey_levels(mode: str) -> None:
-    grey = load_grey(half_and_half().convert(mode))
-    assert grey.shape == (4, 8)
-    assert grey.dtype == np.uint8
-    np.testing.assert_array_equal(grey[:, 0], 0)
-    assert grey[:, 7].min() >= 254  # YCbCr rounds
+    gray = load_gray(half_and_half().convert(mode))
+    assert gray.shape == (4, 8)
+    assert gray.dtype == np.uint8
+    np.testing.assert_array_equal(gray[:, 0], 0)
+    assert gray[:, 7].min() >= 254  # YCbCr rounds
 
 
 @pytest.mark.parametrize(
@@ -63,49 +63,49 @@ def test_every_usual_format_is_read_from_bytes_and_from_a_file(
     path = tmp_path / "picture"
     path.write_bytes(content)
     for source in (content, path, str(path)):
-        grey = load_grey(source)
-        assert grey[:, 0].max() < 5
-        assert grey[:, 7].min() > 250
+        gray = load_gray(source)
+        assert gray[:, 0].max() < 5
+        assert gray[:, 7].min() > 250
 
 
 def test_sixteen_bits_are_scaled_rather_than_cut_off(tmp_path: Path) -> None:
     levels = np.array([[0, 32_768, 65_535]], np.uint16)
     path = tmp_path / "deep.png"
     Image.fromarray(levels).save(path)
-    np.testing.assert_array_equal(load_grey(path), [[0, 128, 255]])
-    np.testing.assert_array_equal(load_grey(levels), [[0, 128, 255]])
+    np.testing.assert_array_equal(load_gray(path), [[0, 128, 255]])
+    np.testing.assert_array_equal(load_gray(levels), [[0, 128, 255]])
 
 
 def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    grey = load_grey(encoded(half_and_half(), exif=exif))
-    assert grey.shape == (8, 4)
-    assert grey[0].max() == 0  # what was on the left is above
-    assert grey[7].min() == 255
+    gray = load_gray(encoded(half_and_half(), exif=exif))
+    assert gray.shape == (8, 4)
+    assert gray[0].max() == 0  # what was on the left is above
+    assert gray[7].min() == 255
 
 
 def test_transparent_parts_are_white() -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     image.putpixel((0, 0), (0, 0, 0, 255))
-    np.testing.assert_array_equal(load_grey(image), [[0, 255]])
+    np.testing.assert_array_equal(load_gray(image), [[0, 255]])
 
 
 def test_a_drawing_in_white_on_transparency_is_seen() -> None:
     image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
     image.putpixel((0, 0), (255, 255, 255, 255))
-    np.testing.assert_array_equal(load_grey(image), [[0, 255]])
+    np.testing.assert_array_equal(load_gray(image), [[0, 255]])
 
 
 def test_of_an_animation_the_first_frame_is_read() -> None:
     frames = [Image.new("L", (4, 4), level) for level in (10, 200)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert (load_grey(content) == 10).all()
+    assert (load_gray(content) == 10).all()
 
 
 def test_a_large_picture_is_reduced_and_says_by_how_much() -> None:
-    grey, reduction = load_reduced(Image.new("L", (3 * LONGEST_SIDE, LONGEST_SIDE)))
-    assert max(grey.shape) == LONGEST_SIDE
+    gray, reduction = load_reduced(Image.new("L", (3 * MAX_SIDE, MAX_SIDE)))
+    assert max(gray.shape) == MAX_SIDE
     assert reduction == 3
 
 
@@ -123,7 +123,7 @@ def test_a_large_picture_is_reduced_and_says_by_how_much() -> None:
     ],
 )
 def test_arrays_of_the_stated_kinds_are_read(values: np.ndarray, expected: list[list[int]]) -> None:
-    np.testing.assert_array_equal(load_grey(values), expected)
+    np.testing.assert_array_equal(load_gray(values), expected)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_arrays_of_the_stated_kinds_are_read(values: np.ndarray, expected: list[
 )
 def test_other_arrays_are_refused_with_the_reason(values: np.ndarray, problem: str) -> None:
     with pytest.raises(PictureError, match=problem):
-        load_grey(values)
+        load_gray(values)
 
 
 def test_something_else_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="not <class 'int'>"):
-        load_grey(3)  # type: ignore[arg-type]
+        load_gray(3)  # type: ignore[arg-type]
 
 
 def truncated() -> bytes:
@@ -166,7 +166,7 @@ def bomb() -> bytes:
         (lambda: b"no picture", "not a picture in a format that is read"),
         (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (truncated, "is damaged"),
-        (bomb, f"more than the {MOST_PIXELS:,} pixels allowed"),
+        (bomb, f"more than the {MAX_PIXELS:,} pixels allowed"),
         (lambda: encoded(Image.new("1", (9_000, 9_000))), "9,000 x 9,000 pixels, more than"),
     ],
 )
@@ -176,16 +176,16 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason_in_one_line(
     path = tmp_path / "seven.png"
     path.write_bytes(content())
     with pytest.raises(PictureError, match=problem) as raised:
-        load_grey(path)
+        load_gray(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"none\.png: No such file"):
-        load_grey(tmp_path / "none.png")
+        load_gray(tmp_path / "none.png")
     with pytest.raises(PictureError, match="Is a directory"):
-        load_grey(tmp_path)
+        load_gray(tmp_path)
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_the_largest_pictures_take_less_than_a_gigabyte(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new(mode, (7_000, 7_000)).save(path, compress_level=1)
-    program = "import sys; from mnist_cnn.imaging.load import load_grey; load_grey(sys.argv[1])"
+    program = "import sys; from mnist_cnn.imaging.load import load_gray; load_gray(sys.argv[1])"
     command = [sys.executable, "-c", PEAK, sys.executable, "-c", program, path]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert int(told) < 1_000_000  # kB
@@ -201,13 +201,13 @@ def test_the_largest_pictures_take_less_than_a_gigabyte(mode: str, tmp_path: Pat
 
 def is_read_or_refused(source: bytes | np.ndarray) -> None:
     try:
-        grey = load_grey(source)
+        gray = load_gray(source)
     except PictureError as error:
         assert "\n" not in str(error)
     else:
-        assert grey.dtype == np.uint8
-        assert grey.ndim == 2
-        assert grey.size
+        assert gray.dtype == np.uint8
+        assert gray.ndim == 2
+        assert gray.size
 
 
 @pytest.mark.fault

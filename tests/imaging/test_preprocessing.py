@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw
 
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import find_ink
-from mnist_cnn.imaging.load import PictureError, load_grey
-from mnist_cnn.imaging.normalize import BOX, normalise, to_mnist
+from mnist_cnn.imaging.load import PictureError, load_gray
+from mnist_cnn.imaging.normalize import BOX, normalize, to_mnist
 from mnist_cnn.imaging.segment import separate
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 
 
 def drawn(
@@ -24,9 +24,9 @@ def drawn(
     return np.asarray(image)
 
 
-def test_a_digit_of_mnist_stays_nearly_as_it_is(judged_digits: Digits) -> None:
+def test_a_digit_of_mnist_stays_nearly_as_it_is(holdout_digits: Dataset) -> None:
     changes = []
-    for image in judged_digits.images[:100]:
+    for image in holdout_digits.images[:100]:
         seen = to_mnist(image)
         assert seen is not None
         changes.append(np.abs(seen.astype(int) - image).mean())
@@ -41,8 +41,8 @@ def test_a_digit_fits_the_box_and_is_centred_by_its_mass() -> None:
     assert np.ptp(columns) + 1 < BOX
     assert seen.max() == 255
     weights = seen / seen.sum()
-    centre = [float((np.indices((28, 28))[axis] * weights).sum()) for axis in (0, 1)]
-    assert centre == pytest.approx([14, 14], abs=0.51)
+    center = [float((np.indices((28, 28))[axis] * weights).sum()) for axis in (0, 1)]
+    assert center == pytest.approx([14, 14], abs=0.51)
 
 
 @pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (200, 120), (60, 130)])
@@ -98,13 +98,13 @@ def test_a_fine_pen_leaves_as_much_ink_as_in_mnist() -> None:
 
 
 def test_a_fine_stroke_that_fills_its_cut_is_broadened_too() -> None:
-    ink = normalise(np.ones((200, 4), np.float32)) / 255
+    ink = normalize(np.ones((200, 4), np.float32)) / 255
     assert ink.sum() > 1.5 * BOX
 
 
-def test_a_broad_pen_leaves_less_ink_than_it_drew(judged_digits: Digits) -> None:
+def test_a_broad_pen_leaves_less_ink_than_it_drew(holdout_digits: Dataset) -> None:
     shares = []
-    for image in judged_digits.images[:100]:
+    for image in holdout_digits.images[:100]:
         large = cv2.resize(image, (224, 224), interpolation=cv2.INTER_CUBIC)
         seen = to_mnist(cv2.dilate(large, np.ones((33, 33), np.uint8)))
         assert seen is not None
@@ -122,7 +122,7 @@ def test_what_has_no_strokes_is_not_thinned_away() -> None:
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (28, 28), (300, 200)])
-def test_one_colour_holds_no_ink(level: int, size: tuple[int, int]) -> None:
+def test_one_color_holds_no_ink(level: int, size: tuple[int, int]) -> None:
     assert to_mnist(np.full(size, level, np.uint8)) is None
 
 
@@ -134,18 +134,18 @@ def test_noise_on_unevenly_lit_paper_holds_no_ink(rng: np.random.Generator) -> N
 @given(
     arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
 )
-def test_any_picture_gives_a_28_by_28_image_or_none(grey: np.ndarray) -> None:
-    seen = to_mnist(grey)
+def test_any_picture_gives_a_28_by_28_image_or_none(gray: np.ndarray) -> None:
+    seen = to_mnist(gray)
     assert seen is None or (seen.shape == (28, 28) and seen.dtype == np.uint8 and seen.max() > 0)
-    for line in separate(find_ink(grey)):
+    for line in separate(find_ink(gray)):
         for box, digit in line:
             assert digit.shape == (box.height, box.width)
-            assert normalise(digit).shape == (28, 28)
+            assert normalize(digit).shape == (28, 28)
 
 
 def test_a_page_is_cut_into_its_digits_line_by_line() -> None:
     image, expected = page(["31415", "926", "5358979"])
-    lines = separate(find_ink(load_grey(image)))
+    lines = separate(find_ink(load_gray(image)))
     assert [len(line) for line in lines] == [5, 3, 7]
     for found_line, expected_line in zip(lines, expected, strict=True):
         for (found, _), box in zip(found_line, expected_line, strict=True):
@@ -169,16 +169,16 @@ def test_dots_and_rules_on_a_page_are_no_digits() -> None:
     draw = ImageDraw.Draw(image)
     draw.line([(5, 130), (285, 130)], fill=90, width=3)
     draw.ellipse([260, 20, 266, 26], fill=40)
-    lines = separate(find_ink(load_grey(image)))
+    lines = separate(find_ink(load_gray(image)))
     assert [len(line) for line in lines] == [3]
 
 
 def test_a_page_of_nothing_but_marks_is_refused(rng: np.random.Generator) -> None:
     speckled = (rng.random((400, 400)) < 0.02).astype(np.uint8)
-    grey = 255 - 255 * np.kron(speckled, np.ones((4, 4), np.uint8))
+    gray = 255 - 255 * np.kron(speckled, np.ones((4, 4), np.uint8))
     with pytest.raises(PictureError, match="separate marks"):
-        separate(find_ink(grey))
-    assert to_mnist(grey) is not None  # as one digit it is strange, but quickly made
+        separate(find_ink(gray))
+    assert to_mnist(gray) is not None  # as one digit it is strange, but quickly made
 
 
 def test_a_box_in_a_larger_picture() -> None:

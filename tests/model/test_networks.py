@@ -104,28 +104,28 @@ def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooli
 
 
 def test_the_architecture_is_the_one_that_is_asked_for() -> None:
-    settings = {"dropout": 0.0, "normalisation": "fixed", "views": 1}
+    settings = {"dropout": 0.0, "normalization": "fixed", "views": 1}
     assert type(build(Model(architecture="base", **settings))) is DigitCNN
     assert type(build(Model(architecture="fast", **settings))) is FastDigitCNN
-    deep = build(Model(architecture="deep", dropout=0.25, normalisation="fixed", views=5))
+    deep = build(Model(architecture="deep", dropout=0.25, normalization="fixed", tta_views=5))
     assert isinstance(deep, DeepDigitCNN)
     assert deep.dropout.p == 0.25
-    assert deep.views == 5
+    assert deep.tta_views == 5
 
 
 def test_to_the_robust_network_dark_on_light_is_light_on_dark() -> None:
     images = torch.rand(4, 1, 28, 28)
-    robust = RobustDigitCNN(normalisation="image").eval()
+    robust = RobustDigitCNN(normalization="image").eval()
     torch.testing.assert_close(robust(1 - images), robust(images))
-    other = DeepDigitCNN(normalisation="image").eval()
+    other = DeepDigitCNN(normalization="image").eval()
     assert not torch.allclose(other(1 - images), other(images), atol=1e-3)
 
 
-def test_normalisation_is_part_of_the_network() -> None:
+def test_normalization_is_part_of_the_network() -> None:
     network = DigitCNN().eval()
     images = torch.rand(4, 1, 28, 28)
-    normalised = Normalize(PIXEL_MEAN, PIXEL_STD)(images)
-    features = network.features(normalised).flatten(1)
+    normalized = Normalize(PIXEL_MEAN, PIXEL_STD)(images)
+    features = network.features(normalized).flatten(1)
     torch.testing.assert_close(network(images), network.classifier(features))
 
 
@@ -139,15 +139,15 @@ def test_dropout_acts_in_training_only(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("views", [5, 9])
-def test_views_are_the_mean_over_the_image_moved_by_up_to_a_pixel(views: int) -> None:
+def test_views_are_the_mean_over_the_image_moved_by_up_to_a_pixel(tta_views: int) -> None:
     """Against torch's roll, of digits that keep a pixel away from the edge."""
     torch.manual_seed(0)
-    network = DigitCNN(views=views).eval()
+    network = DigitCNN(tta_views=tta_views).eval()
     images = nn.functional.pad(torch.rand(4, 1, 26, 26), (1, 1, 1, 1))
     moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    moves = [move for move in moves if views == 9 or 0 in move]
+    moves = [move for move in moves if tta_views == 9 or 0 in move]
     expected = [_single(network, images.roll(move, dims=(2, 3))) for move in moves]
-    assert len(expected) == views
+    assert len(expected) == tta_views
     torch.testing.assert_close(network(images), torch.stack(expected).mean(0))
 
 
@@ -158,18 +158,18 @@ def _single(network: DigitCNN, images: Tensor) -> Tensor:
 
 
 def test_views_bring_paper_in_at_the_edges() -> None:
-    network = DigitCNN(normalisation="fixed", views=5).eval()
+    network = DigitCNN(normalization="fixed", tta_views=5).eval()
     ink = torch.ones(1, 1, 28, 28)
     moved = nn.functional.pad(ink[:, :, :, :27], (1, 0))
     up, left = nn.functional.pad(ink[:, :, :27], (0, 0, 0, 1)), moved.flip(3)
-    views = [ink, moved, left, up, up.flip(2)]
-    expected = torch.stack([_single(network, view) for view in views]).mean(0)
+    tta_views = [ink, moved, left, up, up.flip(2)]
+    expected = torch.stack([_single(network, view) for view in tta_views]).mean(0)
     torch.testing.assert_close(network(ink), expected)
 
 
 def test_training_sees_one_view() -> None:
     torch.manual_seed(0)
-    network = DigitCNN(views=9)
+    network = DigitCNN(tta_views=9)
     images = torch.rand(4, 1, 28, 28)
     alone = DigitCNN()
     alone.load_state_dict(network.state_dict())
@@ -215,10 +215,10 @@ def test_an_image_costs_the_stated_multiply_adds(
 
 
 @pytest.mark.parametrize("network", [DigitCNN, FastDigitCNN, DeepDigitCNN])
-def test_normalised_by_image_neither_brightness_nor_contrast_matters(network) -> None:
+def test_normalized_by_image_neither_brightness_nor_contrast_matters(network) -> None:
     torch.manual_seed(0)
     images = torch.rand(4, 1, 28, 28)
-    reader = network(normalisation="image").eval()
+    reader = network(normalization="image").eval()
     expected = reader(images)
     assert torch.allclose(reader(0.5 * images + 0.3), expected, atol=0.01)
     assert not torch.allclose(network().eval()(0.5 * images + 0.3), expected, atol=0.1)

@@ -7,7 +7,7 @@ import pytest
 from conftest import flipped
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.onnxfile.checksum import is_broken, seal
+from mnist_cnn.onnxfile.checksum import add_checksum, is_damaged
 from mnist_cnn.onnxfile.session import open_model
 from mnist_cnn.reader.recognizer import Recognizer
 
@@ -18,12 +18,12 @@ def content(trained_model: Path) -> bytes:
 
 
 def test_a_whole_file_is_not_broken_and_says_the_same(content: bytes) -> None:
-    assert not is_broken(content)
+    assert not is_damaged(content)
     model = onnx.load_from_string(content)
     del model.metadata_props[-1]
     bare = model.SerializeToString()
-    assert not is_broken(bare)  # it has no checksum
-    assert seal(model) == content
+    assert not is_damaged(bare)  # it has no checksum
+    assert add_checksum(model) == content
     onnxruntime.InferenceSession(content)
 
 

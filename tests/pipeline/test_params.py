@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.pipeline.params import Params, changed, load_params
+from mnist_cnn_train.pipeline.params import RENAMED, Params, changed, load_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -69,7 +69,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
 def test_every_setting_refuses_nonsense_by_its_dotted_key(
     content: dict[str, Any], key: str, value: object, tmp_path: Path
 ) -> None:
-    if key == "train.final_fit" and value is True:
+    if key == "train.train_on_validation" and value is True:
         value = 1  # true is no nonsense there
     (problem,) = problems(changed(content, {key: value}), tmp_path)
     assert problem.startswith(f"{key}: ")
@@ -90,7 +90,7 @@ def test_all_problems_are_told_at_once_each_on_its_line(
     assert problems(content, tmp_path) == [
         "data.sources.1: 'ftp'; should be torchvision, npm or folder:PATH",
         "data.split.seed: 1.5; should be a whole number, at least 0 and below 4294967296",
-        "model: None; should be a section with the keys architecture, dropout, normalisation, "
+        "model: None; should be a section with the keys architecture, dropout, normalization, "
         "views",
         "train.epochs: missing; should be a whole number, at least 1 and at most 10000",
         "train.learning_rate: 0; should be a number, above 0 and at most 10",
@@ -105,8 +105,8 @@ def test_all_problems_are_told_at_once_each_on_its_line(
     ("settings", "problem"),
     [
         (
-            {"train.clean_epochs": 25},
-            "train.clean_epochs: 25; should be at most train.epochs, which is 24",
+            {"train.unaugmented_epochs": 25},
+            "train.unaugmented_epochs: 25; should be at most train.epochs, which is 24",
         ),
         (
             {"model.dropout": 0.1, "train.threads": 2},
@@ -245,3 +245,12 @@ def test_any_settings_are_read_as_they_are_or_refused_each_problem_by_name(
                 assert key in told
     else:
         assert read.model_dump() == content
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_setting_by_its_earlier_name_is_told_the_new_one(
+    old: str, new: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    assert new in leaves(Params)
+    expected = f"{old}: 0.5; this setting is now called {new}"
+    assert problems(changed(content, {old: 0.5}), tmp_path) == [expected]

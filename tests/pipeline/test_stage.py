@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.pipeline.stage import alone, running
+from mnist_cnn_train.pipeline.stage import exclusive_lock, running
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +19,10 @@ def test_a_second_run_of_a_stage_says_that_it_waits_and_waits(
     order = []
 
     def second() -> None:
-        with alone("train"):
+        with exclusive_lock("train"):
             order.append("second")
 
-    with alone("train"):
+    with exclusive_lock("train"):
         other = threading.Thread(target=second)
         other.start()
         other.join(0.5)
@@ -34,7 +34,7 @@ def test_a_second_run_of_a_stage_says_that_it_waits_and_waits(
 
 
 def test_stages_of_other_names_do_not_wait(capfd: pytest.CaptureFixture[str]) -> None:
-    with alone("train"), alone("export"):
+    with exclusive_lock("train"), exclusive_lock("export"):
         pass
     assert not capfd.readouterr().err
 
@@ -46,8 +46,8 @@ def test_a_failure_is_one_line_with_the_name_of_the_stage(error: Exception) -> N
 
 
 def test_after_a_failure_the_next_run_does_not_wait(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), running("train"), alone("train"):
+    with pytest.raises(SystemExit), running("train"), exclusive_lock("train"):
         raise MnistCnnError("once")
-    with alone("train"):
+    with exclusive_lock("train"):
         pass
     assert not capfd.readouterr().err

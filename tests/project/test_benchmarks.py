@@ -18,7 +18,7 @@ from time_pipeline import Command, Stage
 from time_training import Result, _until_the_goal
 from torch import nn
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_report_has_every_contender_and_the_ratios() -> None:
 
 @pytest.mark.slow
 def test_the_profile_finds_every_operation_that_it_lists(
-    small_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatch
+    small_digits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(profile_training, "read_training_digits", lambda _: small_digits[0])

@@ -21,7 +21,7 @@ from conftest import Project, flipped, start, wait_for_an_epoch
 from ruamel.yaml import YAML
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.imaging.load import load_grey
+from mnist_cnn.imaging.load import load_gray
 from mnist_cnn.onnxfile.session import open_model
 from mnist_cnn_train.data.idx import read_idx
 from mnist_cnn_train.model.networks import DigitCNN
@@ -338,9 +338,9 @@ def test_a_damaged_cache_is_noticed_and_mended(project: Project, record_property
         code, told = run_stage(project, stage)
         assert code == 1
         assert re.search("is damaged[:;] .*run `make mend`", told)
-    reading = project.run("mnist-cnn", "info", check=False)
-    assert reading.returncode == 1
-    assert "models/mnist_cnn.onnx is damaged: " in reading.stdout
+    prediction = project.run("mnist-cnn", "info", check=False)
+    assert prediction.returncode == 1
+    assert "models/mnist_cnn.onnx is damaged: " in prediction.stdout
     (project.folder / ".venv").symlink_to(sys.prefix)
     project.run("make", "mend")
     assert project.hashes(*MADE) == before
@@ -414,7 +414,7 @@ def test_no_file_runs_code_when_it_is_read(tmp_path: Path, record_property: Note
         lambda path: Checkpoint(path).load(),
         open_model,
         read_idx,
-        load_grey,
+        load_gray,
     ]
     contents = (pickled, (tmp_path / "saved").read_bytes())
     record_property("faults", len(contents) * len(readers))

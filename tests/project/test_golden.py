@@ -32,11 +32,11 @@ SHORT = {
     "data.split.validation_images": 500,
     "train.device": "cpu",
     "train.epochs": 3,
-    "train.clean_epochs": 1,
+    "train.unaugmented_epochs": 1,
     "train.batch_size": 50,
-    "train.averaging": 0.9,
+    "train.ema_decay": 0.9,
     "export.calibration_images": 200,
-    "export.int8_loss": 0.05,
+    "export.max_int8_accuracy_drop": 0.05,
     "evaluate.min_accuracy": 0.5,
 }
 # What the others compute by: other layers and optimizers, threads, damage, views.
@@ -49,13 +49,13 @@ from mnist_cnn.core.files import sha256
 from mnist_cnn_train.pipeline.params import Params, changed, read_yaml
 from mnist_cnn_train.pipeline.paths import PARAMS, WEIGHTS
 from mnist_cnn_train.experiments.paths import RECIPES as PATH
-from mnist_cnn_train.training.distributed import ALONE
+from mnist_cnn_train.training.distributed import SINGLE_PROCESS
 
 def main():
     known = {name: one for group in read_yaml(PATH).values() for name, one in group.items()}
     for name in RECIPES:
         settings = changed(read_yaml(PARAMS), {**known[name], **SHORT})
-        train.learn(Params.model_validate(settings), ALONE)
+        train.learn(Params.model_validate(settings), SINGLE_PROCESS)
         print(f"{name}: {WEIGHTS.name} = {sha256(WEIGHTS)}")
 """
 

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from test_imports import files_of, imported_names
 
 from mnist_cnn_train.data.catalog import SHA256
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.pipeline.params import Params, Section
 
 STAGES = ["download", "train", "evaluate", "export"]
@@ -323,7 +323,7 @@ def test_experiments_change_a_setting_and_are_compared(reproduced: Project) -> N
 @pytest.mark.slow
 def test_a_record_recipe_goes_through_the_whole_pipeline(reproduced: Project) -> None:
     """As README.md runs it, but for one epoch and two views; nothing is held out."""
-    short = ("-S", "train.epochs=1", "-S", "model.views=2", "-S", "evaluate.min_accuracy=0")
+    short = ("-S", "train.epochs=1", "-S", "model.tta_views=2", "-S", "evaluate.min_accuracy=0")
     reproduced.run(
         sys.executable, "-m", "mnist_cnn_train", "run", "record", "--name", "deep", *short
     )
@@ -359,10 +359,10 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
 
 @pytest.mark.slow
 def test_the_readmes_python_examples_read_pictures(
-    trained_model: Path, test_digits: Digits, tmp_path: Path
+    trained_model: Path, test_digits: Dataset, tmp_path: Path
 ) -> None:
     readme = (REPOSITORY / "README.md").read_text()
-    recogniser, session = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    recognizer, session = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     image = Image.fromarray(test_digits.images[0])
     for name in ("digit.png", "seven.png", "page.jpg"):
         image.save(tmp_path / name)
@@ -370,7 +370,7 @@ def test_the_readmes_python_examples_read_pictures(
     here = Project(tmp_path)
     label = str(test_digits.labels[0])
     assert here.run(sys.executable, "-c", session).stdout.strip() == label
-    of_digit, of_page = here.run(sys.executable, "-c", recogniser).stdout.splitlines()
+    of_digit, of_page = here.run(sys.executable, "-c", recognizer).stdout.splitlines()
     assert of_digit.split()[0] == label
     assert of_page.startswith("1 Box(left=")
 
@@ -397,7 +397,7 @@ def test_an_experiment_changes_no_more_than_its_settings_in_params_yaml(
     """Not the comments, which DVC would lose within a list."""
     shutil.copy(REPOSITORY / "params.yaml", reproduced.folder)
     before = (reproduced.folder / "params.yaml").read_text().splitlines()
-    settings = ("-S", "data.test_share=0.25", "-S", "evaluate.calibration_bins=5")
+    settings = ("-S", "data.test_fraction=0.25", "-S", "evaluate.calibration_bins=5")
     reproduced.run("dvc", "exp", "run", "--queue", "--name", "queued", *settings)
     queued = reproduced.run("git", "show", "refs/exps/celery/stash:params.yaml").stdout
     reproduced.run("dvc", "queue", "remove", "--all")
@@ -407,7 +407,7 @@ def test_an_experiment_changes_no_more_than_its_settings_in_params_yaml(
         if old != new
     ]
     assert changed == [
-        (["test_share:", "0.2"], ["test_share:", "0.25"]),
+        (["test_fraction:", "0.2"], ["test_fraction:", "0.25"]),
         (["calibration_bins:", "15"], ["calibration_bins:", "5"]),
     ]
 

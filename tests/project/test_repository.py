@@ -132,7 +132,7 @@ def rows(document: str, header: str) -> dict[str, list[str]]:
 
 
 def test_the_readmes_table_of_recipes_is_what_the_study_measured() -> None:
-    study = committed("metrics/study.json")
+    study = committed("metrics/seeds.json")
     table = rows("README.md", "| recipe |")
     assert table.keys() == study.keys()
     for name, found in study.items():
@@ -191,7 +191,7 @@ def test_the_study_is_of_the_recipes_in_recipes_yaml() -> None:
 
 
 def test_every_seed_of_the_default_recipe_passes_the_gate() -> None:
-    study = committed("metrics/study.json")
+    study = committed("metrics/seeds.json")
     gate = load_params(REPOSITORY / "params.yaml").evaluate.min_accuracy
     seeds = study["default"]["accuracy"]["seeds"]
     assert len(seeds) == 10

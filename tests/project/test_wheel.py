@@ -15,7 +15,7 @@ from conftest import REPOSITORY, copy_files
 from packaging.requirements import Requirement
 from PIL import Image
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_no_wheel_is_built_without_a_model(checkout: Path) -> None:
 
 @pytest.mark.slow
 def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
-    checkout: Path, trained_model: Path, judged_digits: Digits, tmp_path: Path
+    checkout: Path, trained_model: Path, holdout_digits: Dataset, tmp_path: Path
 ) -> None:
     (checkout / "models").mkdir(exist_ok=True)
     shutil.copy(trained_model, checkout / "models/mnist_cnn.onnx")
@@ -95,7 +95,7 @@ def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
     (line,) = refused.stderr.splitlines()
     assert "this needs pyarrow" in line
 
-    Image.fromarray(255 - judged_digits.images[0]).resize((90, 90)).save(tmp_path / "digit.png")
+    Image.fromarray(255 - holdout_digits.images[0]).resize((90, 90)).save(tmp_path / "digit.png")
     result = subprocess.run(
         [bin / "mnist-cnn", "predict", "--json", "digit.png"],
         cwd=tmp_path,
@@ -103,4 +103,4 @@ def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
         text=True,
         check=True,
     )
-    assert json.loads(result.stdout)["label"] == str(judged_digits.labels[0])
+    assert json.loads(result.stdout)["label"] == str(holdout_digits.labels[0])

@@ -7,7 +7,7 @@ from PIL import Image
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.reader.annotate import draw_boxes
-from mnist_cnn.reader.recognizer import NO_DIGIT, Reading
+from mnist_cnn.reader.recognizer import NO_DIGIT, Prediction
 
 
 @pytest.fixture
@@ -20,11 +20,11 @@ def paper(tmp_path: Path) -> str:
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_boxes_are_drawn_where_digits_were_found(paper: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"found.{ending}"
-    readings = [
-        Reading("7", 0.9, {}, None, None, Box(20, 30, 50, 80)),
-        Reading("1", 0.9, {}, NO_DIGIT, None, Box(120, 30, 150, 80)),
+    predictions = [
+        Prediction("7", 0.9, {}, None, None, Box(20, 30, 50, 80)),
+        Prediction("1", 0.9, {}, NO_DIGIT, None, Box(120, 30, 150, 80)),
     ]
-    draw_boxes(paper, readings, path)
+    draw_boxes(paper, predictions, path)
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert pixels.shape == (100, 200, 3)
     green, red = pixels[30:80, 18], pixels[30:80, 118]

@@ -16,49 +16,49 @@ import mnist_cnn
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn.imaging.load import PictureError
-from mnist_cnn.onnxfile.contract import DIGEST, LEAST_LOGITS
+from mnist_cnn.onnxfile.contract import DIGEST, LOGIT_THRESHOLDS_KEY
 from mnist_cnn.onnxfile.session import BATCH
 from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Recognizer
-from mnist_cnn_train.data.dataset import Digits
-from mnist_cnn_train.evaluation.picture_suite import NO_DIGITS
+from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.evaluation.picture_suite import NON_DIGIT_KINDS
 
 
 def test_a_picture_of_a_digit_is_read_however_it_is_given(
-    recognizer: Recognizer, judged_digits: Digits, tmp_path: Path
+    recognizer: Recognizer, holdout_digits: Dataset, tmp_path: Path
 ) -> None:
-    pixels, label = judged_digits.images[0], str(judged_digits.labels[0])
+    pixels, label = holdout_digits.images[0], str(holdout_digits.labels[0])
     image = Image.fromarray(255 - pixels).resize((200, 200))
     path = tmp_path / "digit.png"
     image.save(path)
     for picture in (path, str(path), path.read_bytes(), image, np.asarray(image)):
-        reading = recognizer.predict(picture)
-        assert reading.label == label
-        assert reading.probability == max(reading.probabilities.values()) > 0.5
-        assert tuple(reading.probabilities) == LABELS
-        assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-5)
-        assert reading.warning is None
-        assert reading.image is not None
-        assert reading.image.shape == (28, 28)
-        assert reading.box is None
+        prediction = recognizer.predict(picture)
+        assert prediction.label == label
+        assert prediction.probability == max(prediction.probabilities.values()) > 0.5
+        assert tuple(prediction.probabilities) == LABELS
+        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert prediction.warning is None
+        assert prediction.image is not None
+        assert prediction.image.shape == (28, 28)
+        assert prediction.box is None
 
 
 def test_many_pictures_are_read_in_order_as_they_come(
-    recognizer: Recognizer, judged_digits: Digits
+    recognizer: Recognizer, holdout_digits: Dataset
 ) -> None:
     taken = 0
 
     def pictures():
         nonlocal taken
-        for image in judged_digits.images:
+        for image in holdout_digits.images:
             taken += 1
             yield image
 
-    readings = recognizer.predict_many(pictures())
-    first = next(readings)
+    predictions = recognizer.predict_many(pictures())
+    first = next(predictions)
     assert taken == BATCH
-    labels = [int(reading.label or -1) for reading in (first, *readings)]
-    assert np.mean(labels == judged_digits.labels) > 0.98
-    assert len(labels) == len(judged_digits)
+    labels = [int(prediction.label or -1) for prediction in (first, *predictions)]
+    assert np.mean(labels == holdout_digits.labels) > 0.98
+    assert len(labels) == len(holdout_digits)
 
 
 @pytest.mark.slow
@@ -66,8 +66,8 @@ def test_small_digits_of_another_source_are_read(recognizer: Recognizer) -> None
     """1,797 of 8x8 pixels, by other people, cut close."""
     digits = load_digits()
     pictures = (255 / 16 * digits.images).round().astype(np.uint8)
-    readings = recognizer.predict_many(pictures)
-    labels = [int(reading.label or -1) for reading in readings]
+    predictions = recognizer.predict_many(pictures)
+    labels = [int(prediction.label or -1) for prediction in predictions]
     assert np.mean(labels == digits.target) > 0.95  # the recipe `speed`; 0.97 by the default
 
 
@@ -101,33 +101,37 @@ def test_printed_digits_are_read_at_several_sizes_and_turned(recognizer: Recogni
         for digit in LABELS
         for size, angle in ((20, 0), (60, -15), (40, 15))
     ]
-    readings = recognizer.predict_many(picture for _, picture in drawn)
-    right = [reading.label == digit for reading, (digit, _) in zip(readings, drawn, strict=True)]
+    predictions = recognizer.predict_many(picture for _, picture in drawn)
+    right = [
+        prediction.label == digit for prediction, (digit, _) in zip(predictions, drawn, strict=True)
+    ]
     assert np.mean(right) > 0.95
 
 
-def test_a_batch_reads_as_each_picture_alone(recognizer: Recognizer, judged_digits: Digits) -> None:
-    pictures = [*judged_digits.images[:3], np.zeros((28, 28), np.uint8), judged_digits.images[4]]
+def test_a_batch_reads_as_each_picture_alone(
+    recognizer: Recognizer, holdout_digits: Dataset
+) -> None:
+    pictures = [*holdout_digits.images[:3], np.zeros((28, 28), np.uint8), holdout_digits.images[4]]
     together = list(recognizer.predict_many(pictures))
-    for picture, reading in zip(pictures, together, strict=True):
+    for picture, prediction in zip(pictures, together, strict=True):
         alone = recognizer.predict(picture)
-        assert alone.label == reading.label
-        assert alone.probability == pytest.approx(reading.probability, abs=1e-5)
+        assert alone.label == prediction.label
+        assert alone.probability == pytest.approx(prediction.probability, abs=1e-5)
 
 
 def test_a_blank_picture_says_that_no_ink_was_found(recognizer: Recognizer) -> None:
-    reading = recognizer.predict(Image.new("L", (100, 100), 200))
-    assert reading.label is None
-    assert reading.probability == 0
-    assert reading.probabilities == {}
-    assert reading.warning == NO_INK
-    assert reading.image is None
+    prediction = recognizer.predict(Image.new("L", (100, 100), 200))
+    assert prediction.label is None
+    assert prediction.probability == 0
+    assert prediction.probabilities == {}
+    assert prediction.warning == NO_INK
+    assert prediction.image is None
 
 
 def test_what_is_far_from_any_digit_carries_a_warning(recognizer: Recognizer) -> None:
     rng = np.random.default_rng(0)
-    pieces = [NO_DIGITS["pieces of a photograph"](rng) for _ in range(50)]
-    warnings = [reading.warning for reading in recognizer.predict_many(pieces)]
+    pieces = [NON_DIGIT_KINDS["pieces of a photograph"](rng) for _ in range(50)]
+    warnings = [prediction.warning for prediction in recognizer.predict_many(pieces)]
     assert warnings.count(NO_DIGIT) > 20
 
 
@@ -149,17 +153,17 @@ def test_a_page_is_read_line_by_line_with_boxes_in_its_own_pixels(
 ) -> None:
     rows = ["31415", "926", "5358979"]
     image, boxes = page(rows)
-    readings = recognizer.read(image.resize((5 * image.width, 5 * image.height)))
+    predictions = recognizer.read(image.resize((5 * image.width, 5 * image.height)))
     read = [""] * 3
-    for reading in readings:
-        assert reading.line is not None
-        read[reading.line - 1] += str(reading.label)
+    for prediction in predictions:
+        assert prediction.line is not None
+        read[prediction.line - 1] += str(prediction.label)
     right = sum(a == b for a, b in zip("".join(read), "".join(rows), strict=True))
     assert right >= 13  # of 15: a typeface is no handwriting
-    for reading, box in zip(readings, chain(*boxes), strict=True):
-        assert reading.box is not None
-        assert abs(reading.box.left - 5 * box.left) <= 25
-        assert abs(reading.box.bottom - 5 * box.bottom) <= 25
+    for prediction, box in zip(predictions, chain(*boxes), strict=True):
+        assert prediction.box is not None
+        assert abs(prediction.box.left - 5 * box.left) <= 25
+        assert abs(prediction.box.bottom - 5 * box.bottom) <= 25
 
 
 def test_a_blank_page_has_no_digits(recognizer: Recognizer) -> None:
@@ -186,7 +190,7 @@ def test_a_model_without_a_bound_for_digits_says_how_to_make_one(
 ) -> None:
     model = onnx.load(trained_model)
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    del properties[LEAST_LOGITS], properties[DIGEST]
+    del properties[LOGIT_THRESHOLDS_KEY], properties[DIGEST]
     helper.set_model_props(model, properties)
     onnx.save(model, tmp_path / "old.onnx")
     with pytest.raises(MnistCnnError, match="run `dvc repro export`"):
@@ -211,8 +215,8 @@ def test_a_truncated_model_is_refused(trained_model: Path, tmp_path: Path) -> No
 
 def test_the_package_offers_it_without_torch_or_anything_of_the_pipeline() -> None:
     assert mnist_cnn.Recognizer is Recognizer
-    with pytest.raises(AttributeError, match="no attribute 'Recogniser'"):
-        mnist_cnn.Recogniser  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Recognizer'"):
+        mnist_cnn.Recognizer  # noqa: B018
     program = (
         "import sys; from mnist_cnn import Recognizer\n"
         "heavy = {'torch', 'torchvision', 'dvc', 'onnx', 'scipy', 'matplotlib', 'pydantic'}\n"

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.pipeline.params import Params
 from mnist_cnn_train.training.checkpoint import Checkpoint
 from mnist_cnn_train.training.loop import Trained, train
 
-Sets = tuple[Digits, Digits]
+Sets = tuple[Dataset, Dataset]
 
 
 class Fragile(Checkpoint):
@@ -52,7 +52,7 @@ def weights(trained: Trained) -> list[Tensor]:
             "augmentation": dict.fromkeys(("rotation", "shear", "translation", "scale"), 0)
             | {"corruption": 0.5}
         },
-        {"final_fit": True, "schedule": "cosine", "momentum": 0.0},
+        {"train_on_validation": True, "schedule": "cosine", "momentum": 0.0},
     ],
 )
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
@@ -64,7 +64,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 ) -> None:
     settings = params_with(params, **changes)
     training, validation = small_digits
-    watched = None if settings.train.final_fit else validation
+    watched = None if settings.train.train_on_validation else validation
     path = tmp_path / "state"
     arguments = (training, watched, settings.model, settings.train)
     expected = train(*arguments)
@@ -79,7 +79,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 def test_a_finished_training_is_not_run_again(
     small_digits: Sets, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = params_with(params, epochs=1, clean_epochs=0)
+    settings = params_with(params, epochs=1, unaugmented_epochs=0)
     arguments = (*small_digits, settings.model, settings.train, Checkpoint(tmp_path / "state"))
     first = train(*arguments)
     capsys.readouterr()

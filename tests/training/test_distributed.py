@@ -23,11 +23,11 @@ from mnist_cnn_train.model.networks import DeepDigitCNN, DigitCNN, build
 from mnist_cnn_train.pipeline.params import Model, load_params
 from mnist_cnn_train.training import loop
 from mnist_cnn_train.training.distributed import (
-    ALONE,
-    Processes,
-    SynchronisedBatchNorm,
+    SINGLE_PROCESS,
+    ProcessGroup,
+    SynchronizedBatchNorm,
     launch,
-    synchronise,
+    synchronize,
 )
 from mnist_cnn_train.training.parallel import Loss, ThreadedGradients
 
@@ -39,12 +39,12 @@ import torch
 from safetensors.torch import save_file
 from test_distributed import learn_recipe, learn_steps, network
 
-from mnist_cnn_train.training.distributed import ProcessGradients, joined, synchronise
+from mnist_cnn_train.training.distributed import DistributedGradients, joined, synchronize
 
 with joined("cpu") as processes:
     one = network()
-    synchronise(one, processes)
-    losses = learn_steps(one, ProcessGradients(one, processes).backward)
+    synchronize(one, processes)
+    losses = learn_steps(one, DistributedGradients(one, processes).backward)
     found = {"losses": losses, **one.state_dict()}
     found |= {f"recipe.{name}": value for name, value in learn_recipe(processes).items()}
     if processes.leads:
@@ -85,11 +85,11 @@ def build_double(described: Model, classes: int) -> nn.Module:
     return one
 
 
-def learn_recipe(processes: Processes) -> dict[str, torch.Tensor]:
+def learn_recipe(processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """Weights, and the accuracy by epoch, that `train` gives of damaged and of hard images."""
     params = load_params(REPOSITORY / "params.yaml")
     data = read_training_digits(Path(os.environ["DIGITS"]))
-    learnt, watched = stratified_split(data, 2_000, 500, seed=0)
+    learned, watched = stratified_split(data, 2_000, 500, seed=0)
     recipe = params.train.model_copy(
         update={
             "epochs": 3,
@@ -101,7 +101,7 @@ def learn_recipe(processes: Processes) -> dict[str, torch.Tensor]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "build", build_double)
-        trained = loop.train(learnt, watched, params.model, recipe, processes=processes)
+        trained = loop.train(learned, watched, params.model, recipe, processes=processes)
     accuracy = torch.tensor([entry.validation_accuracy for entry in trained.log])
     return {"accuracy": accuracy, **trained.network.state_dict()}
 
@@ -136,7 +136,7 @@ def test_two_processes_train_the_network_of_one_but_for_the_rounding(
     shared: dict[str, torch.Tensor], raw_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIGITS", str(raw_data))
-    alone = learn_recipe(ALONE)
+    alone = learn_recipe(SINGLE_PROCESS)
     assert alone["accuracy"][-1] > 0.8
     assert torch.equal(shared["recipe.accuracy"], alone["accuracy"])
     for name, value in alone.items():
@@ -147,27 +147,27 @@ def test_two_processes_train_the_network_of_one_but_for_the_rounding(
 @pytest.mark.parametrize("images", [8, 9, 128])
 def test_shares_are_the_whole_and_nearly_even(count: int, images: int) -> None:
     chosen = torch.randperm(images)
-    shares = [Processes(rank, count).share(chosen) for rank in range(count)]
+    shares = [ProcessGroup(rank, count).share(chosen) for rank in range(count)]
     assert torch.equal(torch.cat(shares), chosen)
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_batch_too_small_to_share_is_taken_by_every_process() -> None:
-    assert torch.equal(Processes(2, 3).share(torch.arange(2)), torch.arange(2))
+    assert torch.equal(ProcessGroup(2, 3).share(torch.arange(2)), torch.arange(2))
 
 
 def test_a_process_alone_sums_and_tells_what_it_has() -> None:
-    assert ALONE.leads
-    assert ALONE.add_up(torch.tensor(3.0)) == 3
-    assert ALONE.told_by_leader({"a": 1}) == {"a": 1}
+    assert SINGLE_PROCESS.is_leader
+    assert SINGLE_PROCESS.all_reduce(torch.tensor(3.0)) == 3
+    assert SINGLE_PROCESS.broadcast_from_leader({"a": 1}) == {"a": 1}
 
 
-def test_synchronised_norms_keep_parameters_names_and_what_is_read() -> None:
+def test_synchronized_norms_keep_parameters_names_and_what_is_read() -> None:
     plain, twin = network(), network()
     parameters = dict(twin.named_parameters())
-    synchronise(twin, Processes(0, 2))
-    assert sum(isinstance(module, SynchronisedBatchNorm) for module in twin.modules()) == 5
+    synchronize(twin, ProcessGroup(0, 2))
+    assert sum(isinstance(module, SynchronizedBatchNorm) for module in twin.modules()) == 5
     assert all(value is parameters[name] for name, value in twin.named_parameters())
     assert plain.state_dict().keys() == twin.state_dict().keys()
     with torch.inference_mode():
@@ -176,8 +176,8 @@ def test_synchronised_norms_keep_parameters_names_and_what_is_read() -> None:
 
 def test_a_network_of_one_process_keeps_its_norms() -> None:
     alone = DigitCNN()
-    synchronise(alone, ALONE)
-    assert not any(isinstance(module, SynchronisedBatchNorm) for module in alone.modules())
+    synchronize(alone, SINGLE_PROCESS)
+    assert not any(isinstance(module, SynchronizedBatchNorm) for module in alone.modules())
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.metrics import evaluate
 from mnist_cnn_train.model.networks import DeepDigitCNN, DigitCNN, predict_logits
 from mnist_cnn_train.pipeline.params import Augmentation, Model, Params, Train
@@ -17,24 +17,30 @@ from mnist_cnn_train.training.loop import (
     DivergedError,
     EpochLog,
     Trained,
-    _draw_order,
+    _sample_order,
     epoch_sizes,
     train,
 )
-from mnist_cnn_train.training.setup import _optimizer, _schedule, select_device
-from mnist_cnn_train.transforms.affine import draw_distortions
+from mnist_cnn_train.training.setup import _schedule, make_optimizer, select_device
+from mnist_cnn_train.transforms.affine import sample_distortions
 
-BASE = Model(architecture="base", dropout=0.0, normalisation="fixed", views=1)
+BASE = Model(architecture="base", dropout=0.0, normalization="fixed", tta_views=1)
 
 
 @pytest.fixture(scope="module")
 def recipe(params: Params) -> Train:
     """The project's own recipe, in one short epoch."""
-    short = {"epochs": 1, "clean_epochs": 0, "batch_size": 50, "averaging": 0.9, "device": "cpu"}
+    short = {
+        "epochs": 1,
+        "unaugmented_epochs": 0,
+        "batch_size": 50,
+        "averaging": 0.9,
+        "device": "cpu",
+    }
     return params.train.model_copy(update=short)
 
 
-def run(digits: tuple[Digits, Digits | None], recipe: Train, **changes: Any) -> Trained:
+def run(digits: tuple[Dataset, Dataset | None], recipe: Train, **changes: Any) -> Trained:
     return train(*digits, BASE, recipe.model_copy(update=changes))
 
 
@@ -44,7 +50,9 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 @pytest.mark.slow
-def test_two_short_epochs_learn_to_read(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
+def test_two_short_epochs_learn_to_read(
+    small_digits: tuple[Dataset, Dataset], recipe: Train
+) -> None:
     trained = run(small_digits, recipe, epochs=2)
     assert [entry.epoch for entry in trained.log] == [1, 2]
     assert trained.log[1].train_loss < trained.log[0].train_loss
@@ -53,7 +61,7 @@ def test_two_short_epochs_learn_to_read(small_digits: tuple[Digits, Digits], rec
 
 @pytest.mark.slow
 def test_the_log_is_of_the_network_that_is_returned(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     trained = run(small_digits, recipe)
     validation = small_digits[1]
@@ -66,7 +74,7 @@ def test_the_log_is_of_the_network_that_is_returned(
 
 @pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     first, again = (run(small_digits, recipe) for _ in range(2))
     assert same(first.network, again.network)
@@ -88,27 +96,27 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
         {"weight_decay": 0.1},
         {"label_smoothing": 0.1},
         {"averaging": 0.0},
-        {"clean_epochs": 1},
+        {"unaugmented_epochs": 1},
         {"precision": "bf16"},
         {"threads": 2},
     ],
     ids=str,
 )
 def test_a_change_of_the_recipe_acts(
-    small_digits: tuple[Digits, Digits], recipe: Train, change: dict[str, Any]
+    small_digits: tuple[Dataset, Dataset], recipe: Train, change: dict[str, Any]
 ) -> None:
     assert not same(run(small_digits, recipe).network, run(small_digits, recipe, **change).network)
 
 
 @pytest.mark.slow
-def test_dropout_acts(small_digits: tuple[Digits, Digits], recipe: Train) -> None:
+def test_dropout_acts(small_digits: tuple[Dataset, Dataset], recipe: Train) -> None:
     with_dropout = train(*small_digits, BASE.model_copy(update={"dropout": 0.5}), recipe)
     assert not same(run(small_digits, recipe).network, with_dropout.network)
 
 
 @pytest.mark.slow
 def test_the_architecture_is_the_one_that_is_asked_for(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     deep = train(*small_digits, BASE.model_copy(update={"architecture": "deep"}), recipe)
     assert isinstance(deep.network, DeepDigitCNN)
@@ -116,7 +124,7 @@ def test_the_architecture_is_the_one_that_is_asked_for(
 
 @pytest.mark.slow
 def test_in_bf16_the_weights_stay_fp32_and_learn_to_read(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     trained = run(small_digits, recipe, precision="bf16", epochs=2)
     assert {value.dtype for value in trained.network.parameters()} == {torch.float32}
@@ -125,17 +133,17 @@ def test_in_bf16_the_weights_stay_fp32_and_learn_to_read(
 
 @pytest.mark.slow
 def test_distortions_of_nothing_are_clean_epochs(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     nothing = Augmentation(rotation=0, shear=0, translation=0, scale=0, corruption=0)
     undistorted = run(small_digits, recipe, augmentation=nothing)
-    clean = run(small_digits, recipe, clean_epochs=recipe.epochs)
+    clean = run(small_digits, recipe, unaugmented_epochs=recipe.epochs)
     assert same(undistorted.network, clean.network)
 
 
 @pytest.mark.slow
 def test_damage_acts_but_not_in_clean_epochs(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     damage = recipe.augmentation.model_copy(update={"corruption": 0.5})
     damaged, again, plain = (
@@ -145,7 +153,7 @@ def test_damage_acts_but_not_in_clean_epochs(
     assert not same(damaged.network, plain.network)
     assert damaged.log[0].train_loss > plain.log[0].train_loss
     clean = [
-        run(small_digits, recipe, augmentation=a, clean_epochs=recipe.epochs)
+        run(small_digits, recipe, augmentation=a, unaugmented_epochs=recipe.epochs)
         for a in (damage, recipe.augmentation)
     ]
     assert same(clean[0].network, clean[1].network)
@@ -154,13 +162,13 @@ def test_damage_acts_but_not_in_clean_epochs(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rotation", "shear", "translation", "scale"])
 def test_every_distortion_acts_but_not_in_clean_epochs(
-    small_digits: tuple[Digits, Digits], recipe: Train, name: str
+    small_digits: tuple[Dataset, Dataset], recipe: Train, name: str
 ) -> None:
     without = recipe.augmentation.model_copy(update={name: 0.0})
     distorted = [run(small_digits, recipe, augmentation=a) for a in (recipe.augmentation, without)]
     assert not same(distorted[0].network, distorted[1].network)
     clean = [
-        run(small_digits, recipe, augmentation=a, clean_epochs=1)
+        run(small_digits, recipe, augmentation=a, unaugmented_epochs=1)
         for a in (recipe.augmentation, without)
     ]
     assert same(clean[0].network, clean[1].network)
@@ -168,31 +176,31 @@ def test_every_distortion_acts_but_not_in_clean_epochs(
 
 @pytest.mark.slow
 def test_validation_images_change_nothing(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     training, validation = small_digits
-    fewer = Digits(validation.images[:100], validation.labels[:100])
+    fewer = Dataset(validation.images[:100], validation.labels[:100])
     assert same(run((training, validation), recipe).network, run((training, fewer), recipe).network)
 
 
 @pytest.mark.slow
 def test_each_epoch_of_each_seed_has_its_own_distortions(
-    small_digits: tuple[Digits, Digits], recipe: Train, monkeypatch: pytest.MonkeyPatch
+    small_digits: tuple[Dataset, Dataset], recipe: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[Sequence[int]] = []
 
     def noting(count: int, ranges: Augmentation, key: Sequence[int]) -> torch.Tensor:
         keys.append(key)
-        return draw_distortions(count, ranges, key)
+        return sample_distortions(count, ranges, key)
 
-    monkeypatch.setattr("mnist_cnn_train.training.loop.draw_distortions", noting)
+    monkeypatch.setattr("mnist_cnn_train.training.loop.sample_distortions", noting)
     run(small_digits, recipe, epochs=2, seed=5)
     assert keys == [(5, 1), (5, 2)]
 
 
 @pytest.mark.slow
 def test_without_held_out_images_training_is_the_same_and_nothing_is_watched(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     watched, alone = run(small_digits, recipe), run((small_digits[0], None), recipe)
     assert same(watched.network, alone.network)
@@ -201,7 +209,7 @@ def test_without_held_out_images_training_is_the_same_and_nothing_is_watched(
 
 
 def test_each_epoch_is_told_once_and_may_end_the_training(
-    small_digits: tuple[Digits, Digits], recipe: Train, tmp_path: Path
+    small_digits: tuple[Dataset, Dataset], recipe: Train, tmp_path: Path
 ) -> None:
     few = small_digits[0].take(torch.arange(200).numpy()), small_digits[1]
     settings = recipe.model_copy(update={"epochs": 3})
@@ -220,7 +228,7 @@ def test_each_epoch_is_told_once_and_may_end_the_training(
 
 
 def test_a_diverged_loss_names_epoch_and_step(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     few = small_digits[0].take(torch.arange(200).numpy()), small_digits[1]
     message = r"the loss became (nan|inf) in epoch 1, step [2-4] of 4; lower train\.learning_rate"
@@ -229,15 +237,15 @@ def test_a_diverged_loss_names_epoch_and_step(
 
 
 def test_weights_that_the_last_step_broke_are_noticed(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     few = small_digits[0].take(torch.arange(50).numpy()), small_digits[1]
     with pytest.raises(MnistCnnError, match=r"the loss became nan in epoch 1, step 1 of 1"):
-        run(few, recipe, learning_rate=1e30, warmup=0.0, averaging=0.0)
+        run(few, recipe, learning_rate=1e30, warmup=0.0, ema_decay=0.0)
 
 
 def test_averaging_is_the_exponential_moving_average_of_the_weights_after_each_step(
-    small_digits: tuple[Digits, Digits], recipe: Train, monkeypatch: pytest.MonkeyPatch
+    small_digits: tuple[Dataset, Dataset], recipe: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = small_digits[0].take(torch.arange(150).numpy()), small_digits[1]
     raw: list[list[torch.Tensor]] = []
@@ -250,7 +258,7 @@ def test_averaging_is_the_exponential_moving_average_of_the_weights_after_each_s
         return result
 
     monkeypatch.setattr(SGD, "step", noting)
-    averaged = run(few, recipe, averaging=0.8).network
+    averaged = run(few, recipe, ema_decay=0.8).network
     assert len(raw) == 3
     expected = raw[0]
     for weights in raw[1:]:
@@ -283,7 +291,7 @@ def test_the_schedule_holds_for_the_shortest_runs(recipe: Train, warmup: float, 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adamw", AdamW)])
 def test_biases_and_norms_do_not_decay(recipe: Train, name: str, kind: type) -> None:
     network = DigitCNN()
-    optimizer = _optimizer(network, recipe.model_copy(update={"optimizer": name}))
+    optimizer = make_optimizer(network, recipe.model_copy(update={"optimizer": name}))
     assert type(optimizer) is kind
     decayed, rest = (group["params"] for group in optimizer.param_groups)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -304,25 +312,29 @@ def test_epochs_after_the_first_take_the_hardest_share(recipe: Train) -> None:
 
 
 def test_the_hardest_images_are_those_of_largest_loss_in_any_order() -> None:
-    hardness = torch.tensor([0.1, 3.0, 0.2, 2.0, 1.0])
-    orders = [_draw_order(hardness, 3, torch.Generator().manual_seed(seed)) for seed in range(5)]
+    sample_losses = torch.tensor([0.1, 3.0, 0.2, 2.0, 1.0])
+    orders = [
+        _sample_order(sample_losses, 3, torch.Generator().manual_seed(seed)) for seed in range(5)
+    ]
     assert all(sorted(order.tolist()) == [1, 3, 4] for order in orders)
     assert len({tuple(order.tolist()) for order in orders}) > 1
-    everything = _draw_order(hardness, 5, torch.Generator().manual_seed(0))
+    everything = _sample_order(sample_losses, 5, torch.Generator().manual_seed(0))
     assert sorted(everything.tolist()) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.slow
 def test_a_later_epoch_takes_the_images_that_were_read_worst(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
-    logs = [run(small_digits, recipe, epochs=2, hardest=share).log for share in (1.0, 0.1)]
+    logs = [
+        run(small_digits, recipe, epochs=2, hard_example_fraction=share).log for share in (1.0, 0.1)
+    ]
     assert logs[1][1].train_loss > 2 * logs[0][1].train_loss
 
 
 @pytest.mark.slow
 def test_two_threads_learn_to_read_with_the_same_bits_each_time(
-    small_digits: tuple[Digits, Digits], recipe: Train
+    small_digits: tuple[Dataset, Dataset], recipe: Train
 ) -> None:
     first, again = (run(small_digits, recipe, threads=2, epochs=2) for _ in range(2))
     assert same(first.network, again.network)
@@ -344,7 +356,7 @@ def test_an_absent_device_is_named_with_its_setting() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_trains_deterministically(
-    small_digits: tuple[Digits, Digits], recipe: Train, precision: str
+    small_digits: tuple[Dataset, Dataset], recipe: Train, precision: str
 ) -> None:
     change = {"device": "cuda", "epochs": 2, "precision": precision}
     first, again = (run(small_digits, recipe, **change) for _ in range(2))

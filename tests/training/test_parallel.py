@@ -60,7 +60,7 @@ def test_every_thread_sees_the_weights_that_the_optimizer_sets() -> None:
         assert losses[-1] > loss(network, torch.arange(32)).item()
 
 
-def test_each_share_is_normalised_alone_and_the_first_keeps_the_statistics() -> None:
+def test_each_share_is_normalized_alone_and_the_first_keeps_the_statistics() -> None:
     torch.manual_seed(0)
     network, alone = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
 

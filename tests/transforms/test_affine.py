@@ -6,16 +6,16 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.model.networks import to_input
 from mnist_cnn_train.pipeline.params import Augmentation
-from mnist_cnn_train.transforms.affine import affine_matrices, draw_distortions, warp
+from mnist_cnn_train.transforms.affine import affine_matrices, sample_distortions, warp
 
 RANGES = Augmentation(rotation=10, shear=8, translation=0.07, scale=0.1, corruption=0.0)
 
 
 @pytest.fixture(scope="module")
-def images(test_digits: Digits) -> Tensor:
+def images(test_digits: Dataset) -> Tensor:
     return to_input(torch.from_numpy(test_digits.images[:64]))
 
 
@@ -42,21 +42,21 @@ def test_a_batch_is_distorted_as_torchvision_distorts_each_image(images: Tensor)
 
 def test_ranges_of_zero_change_nothing(images: Tensor) -> None:
     none = Augmentation(rotation=0, shear=0, translation=0, scale=0, corruption=0)
-    unchanged = warp(images, draw_distortions(len(images), none, (0,)))
+    unchanged = warp(images, sample_distortions(len(images), none, (0,)))
     torch.testing.assert_close(unchanged, images, atol=1e-5, rtol=0)
 
 
 def test_every_image_is_distorted_in_its_own_way(images: Tensor) -> None:
     same = images[:1].expand(8, -1, -1, -1)
-    drawn = warp(same, draw_distortions(8, RANGES, (0,)))
+    drawn = warp(same, sample_distortions(8, RANGES, (0,)))
     assert len({image.numpy().tobytes() for image in drawn}) == 8
 
 
 def test_the_key_alone_decides_the_distortions() -> None:
-    first = draw_distortions(8, RANGES, (1, 2))
-    assert torch.equal(first, draw_distortions(8, RANGES, (1, 2)))
+    first = sample_distortions(8, RANGES, (1, 2))
+    assert torch.equal(first, sample_distortions(8, RANGES, (1, 2)))
     for key in ((1, 3), (2, 2), (2, 1), (1, 2, 1)):
-        assert not torch.equal(first, draw_distortions(8, RANGES, key))
+        assert not torch.equal(first, sample_distortions(8, RANGES, key))
 
 
 def test_draws_fill_their_ranges_and_stay_within(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,14 +67,14 @@ def test_draws_fill_their_ranges_and_stay_within(monkeypatch: pytest.MonkeyPatch
         return affine_matrices(**values)
 
     monkeypatch.setattr("mnist_cnn_train.transforms.affine.affine_matrices", noting)
-    draw_distortions(10_000, RANGES, (0,))
-    for name, centre, width in (
+    sample_distortions(10_000, RANGES, (0,))
+    for name, center, width in (
         ("rotation", 0, math.radians(10)),
         ("shear", 0, math.radians(8)),
         ("translation", 0, 0.07),
         ("scale", 1, 0.1),
     ):
-        offset = (drawn[name] - centre) / width
+        offset = (drawn[name] - center) / width
         assert offset.min().item() == pytest.approx(-1, abs=0.01)
         assert offset.max().item() == pytest.approx(1, abs=0.01)
         assert offset.mean().item() == pytest.approx(0, abs=0.03)

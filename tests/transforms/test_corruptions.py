@@ -2,20 +2,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.held_out import HELD_OUT
 from mnist_cnn_train.model.networks import to_input
-from mnist_cnn_train.transforms.corruptions import TRAINING, corrupt, strike
+from mnist_cnn_train.transforms.corruptions import TRAINING, corrupt, corrupt_batch
 
 ALL = {**TRAINING, **HELD_OUT}
 
 
 @pytest.fixture(scope="module")
-def images(test_digits: Digits) -> Tensor:
+def images(test_digits: Dataset) -> Tensor:
     return to_input(torch.from_numpy(test_digits.images[:100]))
 
 
-def struck(name: str, images: Tensor, severity: float, seed: int = 0) -> Tensor:
+def corrupted(name: str, images: Tensor, severity: float, seed: int = 0) -> Tensor:
     return corrupt(images, ALL[name], torch.full((len(images),), severity), (seed,))
 
 
@@ -27,7 +27,7 @@ def test_no_corruption_is_both_trained_on_and_held_out() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_images_keep_their_shape_and_range(name: str, images: Tensor) -> None:
     for severity in (0.01, 0.5, 1.0):
-        found = struck(name, images, severity)
+        found = corrupted(name, images, severity)
         assert found.shape == images.shape
         assert found.dtype == torch.float32
         assert found.isfinite().all()
@@ -36,33 +36,33 @@ def test_images_keep_their_shape_and_range(name: str, images: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_more_severity_changes_more(name: str, images: Tensor) -> None:
-    changes = [(struck(name, images, s) - images).abs().mean().item() for s in (0.2, 0.6, 1.0)]
+    changes = [(corrupted(name, images, s) - images).abs().mean().item() for s in (0.2, 0.6, 1.0)]
     assert changes[0] <= changes[1] <= changes[2]
     assert changes[2] > 0.02
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_key_alone_decides_what_is_drawn(name: str, images: Tensor) -> None:
-    first, again = (struck(name, images, 0.8) for _ in range(2))
+    first, again = (corrupted(name, images, 0.8) for _ in range(2))
     assert torch.equal(first, again)
     if name not in ("coarse", "thin", "thicken", "pixelate"):  # nothing is drawn for them
-        assert not torch.equal(first, struck(name, images, 0.8, seed=1))
+        assert not torch.equal(first, corrupted(name, images, 0.8, seed=1))
 
 
 def test_images_are_not_changed_in_place(images: Tensor) -> None:
     before = images.clone()
     for name in ALL:
-        struck(name, images, 1.0)
-    strike(images, 1.0, (0,))
+        corrupted(name, images, 1.0)
+    corrupt_batch(images, 1.0, (0,))
     assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_about_the_share_that_is_asked_for_is_struck(share: float, images: Tensor) -> None:
     many = images.repeat(10, 1, 1, 1)
-    changed = (strike(many, share, (1, 2)) != many).flatten(1).any(1).float().mean().item()
+    changed = (corrupt_batch(many, share, (1, 2)) != many).flatten(1).any(1).float().mean().item()
     assert changed == pytest.approx(share + (1 - share) * 0.3 * share, abs=0.06)
-    assert torch.equal(strike(many, share, (1, 2)), strike(many, share, (1, 2)))
+    assert torch.equal(corrupt_batch(many, share, (1, 2)), corrupt_batch(many, share, (1, 2)))
 
 
 def test_every_kind_of_damage_is_trained_on_and_no_other(
@@ -75,5 +75,5 @@ def test_every_kind_of_damage_is_trained_on_and_no_other(
         return images
 
     monkeypatch.setattr("mnist_cnn_train.transforms.corruptions.corrupt", noting)
-    strike(images.repeat(10, 1, 1, 1), 1.0, (0,))
+    corrupt_batch(images.repeat(10, 1, 1, 1), 1.0, (0,))
     assert set(used) == set(TRAINING.values())

@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import IMAGE_SIZE
-from mnist_cnn.imaging.load import Grey, PictureError, find_pictures, load_grey
+from mnist_cnn.imaging.load import Gray, PictureError, find_pictures, load_gray
 from mnist_cnn.imaging.normalize import to_mnist
 
-PIXELS = IMAGE_SIZE**2
+IMAGE_BYTES = IMAGE_SIZE**2
 
 # Images in a part. A kill costs what was read of one, but a billion images should not end in a
 # million files; smaller inputs are cut into so many parts that they can be shared out. Images that
 # are ready take a fiftieth of the time of pictures, so they come in fewer and larger parts.
-LARGEST_PART = 65_536
-PICTURES_SMALLEST_PART, PICTURES_PARTS = 1_024, 64
-READY_SMALLEST_PART, READY_PARTS = 16_384, 16
+MAX_PART_SIZE = 65_536
+PICTURES_MIN_PART_SIZE, PICTURES_PARTS = 1_024, 64
+READY_MIN_PART_SIZE, READY_PARTS = 16_384, 16
 ROWS = 1_024  # decoded at once
 
 # Of a column, in bytes; without, Arrow reads the whole of it in a row group.
@@ -151,7 +151,7 @@ class PictureFolder:
         return len(self.names)
 
     def described(self) -> dict[str, object]:
-        """What a run must have in common with the one that it goes on with; fit for JSON."""
+        """What a run must have in common with the one that it resumes with; fit for JSON."""
         return {"pictures": len(self), "sha256": self.fingerprint}
 
     def tasks(self, size: int) -> Iterator[Task]:
@@ -206,10 +206,10 @@ Input = PictureFolder | ParquetFiles
 
 def part_size(found: Input) -> int:
     """How many images a part has, unless the user says."""
-    smallest, parts = PICTURES_SMALLEST_PART, PICTURES_PARTS
+    smallest, parts = PICTURES_MIN_PART_SIZE, PICTURES_PARTS
     if isinstance(found, ParquetFiles) and found.ready:
-        smallest, parts = READY_SMALLEST_PART, READY_PARTS
-    return min(LARGEST_PART, max(smallest, -(-len(found) // parts)))
+        smallest, parts = READY_MIN_PART_SIZE, READY_PARTS
+    return min(MAX_PART_SIZE, max(smallest, -(-len(found) // parts)))
 
 
 def find_input(source: Path, image: str, key: str | None) -> Input:
@@ -338,7 +338,7 @@ def _check_image(kind: pa.DataType, name: str, file: Path) -> None:
     if not (_is_binary(inner) or _is_ready(kind)):
         raise MnistCnnError(
             f"{file}: the column {name!r} is of {kind}; images should be encoded bytes, a struct "
-            f"with such `bytes`, or {PIXELS} pixels of uint8, as binary or a list"
+            f"with such `bytes`, or {IMAGE_BYTES} pixels of uint8, as binary or a list"
         )
 
 
@@ -353,7 +353,9 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _is_ready(kind: pa.DataType) -> bool:
     """Whether no value of this type is a picture in a file format."""
-    return bool(kind == pa.binary(PIXELS) or (_is_list(kind) and kind.value_type == pa.uint8()))
+    return bool(
+        kind == pa.binary(IMAGE_BYTES) or (_is_list(kind) and kind.value_type == pa.uint8())
+    )
 
 
 def _rows(piece: Piece, columns: Columns) -> Iterator[pa.RecordBatch]:
@@ -395,16 +397,16 @@ def _all_ready(values: pa.Array) -> npt.NDArray[np.uint8] | None:
     if values.null_count:
         return None
     if _is_binary(values.type):
-        if not pc.all(pc.equal(pc.binary_length(values), PIXELS)).as_py():
+        if not pc.all(pc.equal(pc.binary_length(values), IMAGE_BYTES)).as_py():
             return None
-        values = values.cast(pa.binary(PIXELS))
+        values = values.cast(pa.binary(IMAGE_BYTES))
         begun = np.flatnonzero(_fixed(values)[:, 0])
         if any(_fixed(values)[row, :4].tobytes().startswith(BEGINNINGS) for row in begun):
             return None
-    if values.type == pa.binary(PIXELS):
+    if values.type == pa.binary(IMAGE_BYTES):
         pixels = _fixed(values)
     elif _is_list(values.type):
-        if not pc.all(pc.equal(pc.list_value_length(values), PIXELS)).as_py():
+        if not pc.all(pc.equal(pc.list_value_length(values), IMAGE_BYTES)).as_py():
             return None
         flat = values.flatten()
         if flat.null_count:
@@ -418,13 +420,13 @@ def _all_ready(values: pa.Array) -> npt.NDArray[np.uint8] | None:
 def _fixed(values: pa.Array) -> npt.NDArray[np.uint8]:
     """The bytes ``[n, 784]`` of an array of fixed-size binary."""
     _, content = values.buffers()
-    start = values.offset * PIXELS
-    pixels = np.frombuffer(content, np.uint8)[start : start + len(values) * PIXELS]
-    return pixels.reshape(-1, PIXELS)
+    start = values.offset * IMAGE_BYTES
+    pixels = np.frombuffer(content, np.uint8)[start : start + len(values) * IMAGE_BYTES]
+    return pixels.reshape(-1, IMAGE_BYTES)
 
 
 # A picture to preprocess, or an image that is ready, or why there is neither.
-Content = Path | bytes | Grey | PictureError
+Content = Path | bytes | Gray | PictureError
 
 
 def _content(value: object) -> Content:
@@ -432,11 +434,11 @@ def _content(value: object) -> Content:
         value = value["bytes"]
     if isinstance(value, list) and None not in value:
         value = bytes(value)
-        if len(value) != PIXELS:
-            return PictureError(f"has {len(value):,} pixels, not {PIXELS}")
+        if len(value) != IMAGE_BYTES:
+            return PictureError(f"has {len(value):,} pixels, not {IMAGE_BYTES}")
     if not isinstance(value, bytes):
         return PictureError("is null")
-    if len(value) == PIXELS and not value.startswith(BEGINNINGS):
+    if len(value) == IMAGE_BYTES and not value.startswith(BEGINNINGS):
         return np.frombuffer(value, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
     return value
 
@@ -463,9 +465,9 @@ def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
     return Batch(keys, stacked, inked, problems)
 
 
-def _as_mnist(content: Content) -> Grey | None:
+def _as_mnist(content: Content) -> Gray | None:
     if isinstance(content, PictureError):
         raise content
     if isinstance(content, np.ndarray):
         return content if content.any() else None
-    return to_mnist(load_grey(content))
+    return to_mnist(load_gray(content))

@@ -37,14 +37,16 @@ class Job:
         return self.output / f"part-{number:06}.parquet"
 
 
-def _is_done(job: Job, task: Task) -> bool:
+def is_done(job: Job, task: Task) -> bool:
+    """Whether the part of `task` is there and whole."""
     try:
         return bool(pq.read_metadata(job.part(task.number)).num_rows == len(task))
     except (pa.ArrowException, OSError):  # not there, or damaged
         return False
 
 
-def _unreadable(part: Path) -> int:
+def unreadable_count(part: Path) -> int:
+    """How many images of a part could not be read."""
     return int(pq.read_metadata(part).metadata[UNREADABLE_COUNT])
 
 
@@ -62,10 +64,10 @@ def read_part(job: Job, task: Task) -> int:
     unreadable, batches = 0, []
     for batch in task.batches():
         unreadable += len(batch.problems)
-        batches.append(_readings(recognizer, batch, task.key_name))
+        batches.append(_predictions(recognizer, batch, task.key_name))
     table = pa.Table.from_batches(batches)
     if len(table) != len(task):
-        raise MnistCnnError("the input has changed since the run began; begin anew")
+        raise MnistCnnError("the input has changed since the run began; begin again")
     notes = {
         UNREADABLE_COUNT: str(unreadable),
         "labels": ",".join(recognizer.labels),
@@ -94,7 +96,7 @@ def _recognizer(model: Path, digest: str) -> Recognizer:
     return Recognizer(model)
 
 
-def _readings(recognizer: Recognizer, batch: Batch, key_name: str) -> pa.RecordBatch:
+def _predictions(recognizer: Recognizer, batch: Batch, key_name: str) -> pa.RecordBatch:
     """What is read in a batch, as the columns of a part."""
     rows, labels = len(batch.keys), len(recognizer.labels)
     likeliest = np.zeros(rows, np.int64)
@@ -103,7 +105,7 @@ def _readings(recognizer: Recognizer, batch: Batch, key_name: str) -> pa.RecordB
         notes[place] = UNREADABLE + problem
     probabilities = np.empty((0, labels), np.float32)
     if len(batch.images):
-        read = recognizer.judge(batch.images)
+        read = recognizer.predict_batch(batch.images)
         likeliest[batch.inked], notes[batch.inked] = read.likeliest, read.warnings
         probabilities = read.probabilities
     offsets = np.zeros(rows + 1, np.int32)

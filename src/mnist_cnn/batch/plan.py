@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from mnist_cnn.batch.inputs import Task, find_input, part_size
-from mnist_cnn.batch.parts import TEMPORARY, Job, _is_done, _unreadable
+from mnist_cnn.batch.parts import TEMPORARY, Job, is_done, unreadable_count
 from mnist_cnn.batch.processes import by_processes
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256, write_json
@@ -87,10 +87,10 @@ def score(
     found = find_input(source.absolute(), column, key)
     size = size or part_size(found)
     manifest = {"model": job.digest, "part_size": size, "input": found.described()}
-    with _alone(output):
+    with _exclusive_lock(output):
         _begin(output, manifest)
         tasks = list(found.tasks(size))
-        waiting = [task for task in tasks if not _is_done(job, task)]
+        waiting = [task for task in tasks if not is_done(job, task)]
         if waiting:
             (output / FINISHED).unlink(missing_ok=True)
         _read_all(run(job, waiting, workers), len(found), sum(map(len, waiting)))
@@ -98,7 +98,7 @@ def score(
         (output / FINISHED).touch()
         return Summary(
             images=len(found),
-            unreadable=sum(_unreadable(job.part(task.number)) for task in tasks),
+            unreadable=sum(unreadable_count(job.part(task.number)) for task in tasks),
             parts=len(tasks),
             kept=len(tasks) - len(waiting),
         )
@@ -113,7 +113,7 @@ def _engine(name: Engine) -> Run:
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _exclusive_lock(output: Path) -> Iterator[None]:
     """Refuse `output` while another run writes to it; however that ends, its lock goes away."""
     output.mkdir(parents=True, exist_ok=True)
     folder = os.open(output, os.O_RDONLY)
@@ -129,7 +129,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def _begin(output: Path, manifest: dict[str, Any]) -> None:
-    """Begin a run in `output`, or go on with one of the same `manifest`."""
+    """Begin a run in `output`, or resume with one of the same `manifest`."""
     path = output / MANIFEST
     if path.is_file():
         try:

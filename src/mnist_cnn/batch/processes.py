@@ -31,7 +31,7 @@ def by_processes(job: Job, tasks: list[Task], workers: int | None) -> Generator[
     # A fork would copy the threads' locks of onnxruntime and Arrow, but not the threads.
     context = multiprocessing.get_context("spawn")
     listening, lifeline = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(workers, context, _live_by, (listening,))
+    executor = ProcessPoolExecutor(workers, context, exit_with_parent, (listening,))
     waiting = iter(tasks)
     running: set[Future[int]] = set()
     try:
@@ -55,7 +55,7 @@ def by_processes(job: Job, tasks: list[Task], workers: int | None) -> Generator[
         lifeline.close()
 
 
-def _live_by(lifeline: Connection) -> None:
+def exit_with_parent(lifeline: Connection) -> None:
     """Begin a process that ends as soon as the other end is closed, or whoever holds it killed."""
 
     def watch() -> None:

@@ -38,7 +38,7 @@ def by_ray(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, N
     }
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray starts
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address, **quiet, **(own if address == "local" else {}))
     except (OSError, RuntimeError, ValueError) as error:
         raise MnistCnnError(f"there is no Ray cluster at {address}: {error}") from None
@@ -60,7 +60,7 @@ def by_ray(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, N
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Ray itself would try for minutes, and say so at length."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:

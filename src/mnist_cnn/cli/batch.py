@@ -54,7 +54,7 @@ def score(
     encoded pictures (PNG, JPEG, ...), structs with such `bytes`, or 784 pixels as MNIST's.
 
     OUTPUT is a folder of Parquet files: what names the image, its label, the probability of each
-    label, and a warning. Stopped at any moment, the same command goes on. What cannot be read has
+    label, and a warning. Stopped at any moment, the same command resumes. What cannot be read has
     a warning that says why, and makes the exit code 1 in the end.
     """
     from mnist_cnn.batch.plan import score as score_all

@@ -13,7 +13,7 @@ from mnist_cnn.cli.batch import score
 from mnist_cnn.cli.model import demo, info
 from mnist_cnn.cli.options import Group
 from mnist_cnn.cli.reading import predict, read
-from mnist_cnn.core.errors import told_plainly
+from mnist_cnn.core.errors import exit_on_error
 
 
 @click.group(
@@ -34,5 +34,5 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     warnings.filterwarnings("ignore", module="PIL")  # on damage that we tell of in our own words
-    with told_plainly("mnist-cnn"):
+    with exit_on_error("mnist-cnn"):
         commands()

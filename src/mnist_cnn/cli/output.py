@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Literal
 
-from mnist_cnn.reader.recognizer import Reading
+from mnist_cnn.reader.recognizer import Prediction
 
 DECIMALS = 6  # of a probability
 Form = Literal["table", "csv", "json"]
@@ -22,45 +22,45 @@ class Listing:
         self._top = top
         self._begun = False
 
-    def lines(self, name: str, reading: Reading) -> Iterator[str]:
+    def lines(self, name: str, prediction: Prediction) -> Iterator[str]:
         """What is read in the picture `name`."""
         if self._form == "json":
-            yield json.dumps(_content(name, reading))
+            yield json.dumps(_content(name, prediction))
             return
         write = _as_csv if self._form == "csv" else _as_table
-        row = _row(name, reading, self._top)
+        row = _row(name, prediction, self._top)
         if not self._begun:
             self._begun = True
             yield write({column: column for column in row})
         yield write(row)
 
 
-def _content(name: str, reading: Reading) -> dict[str, object]:
+def _content(name: str, prediction: Prediction) -> dict[str, object]:
     content: dict[str, object] = {
         "picture": name,
-        "label": reading.label,
-        "probability": round(reading.probability, DECIMALS),
+        "label": prediction.label,
+        "probability": round(prediction.probability, DECIMALS),
         "probabilities": {
-            label: round(share, DECIMALS) for label, share in reading.probabilities.items()
+            label: round(share, DECIMALS) for label, share in prediction.probabilities.items()
         },
-        "warning": reading.warning,
+        "warning": prediction.warning,
     }
-    if reading.box:
-        content |= {"line": reading.line, "box": asdict(reading.box)}
+    if prediction.box:
+        content |= {"line": prediction.line, "box": asdict(prediction.box)}
     return content
 
 
-def _row(name: str, reading: Reading, top: int) -> dict[str, object]:
-    ranked = sorted(reading.probabilities.items(), key=lambda item: item[1], reverse=True)
+def _row(name: str, prediction: Prediction, top: int) -> dict[str, object]:
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
     row: dict[str, object] = {}
     for place in range(top):
         label, probability = ranked[place] if place < len(ranked) else ("", None)
         suffix = f"_{place + 1}" if place else ""
         row[f"label{suffix}"] = label
         row[f"probability{suffix}"] = probability and round(probability, DECIMALS)
-    if reading.box:
-        row |= {"line": reading.line, **asdict(reading.box)}
-    return row | {"warning": reading.warning or "", "picture": name}
+    if prediction.box:
+        row |= {"line": prediction.line, **asdict(prediction.box)}
+    return row | {"warning": prediction.warning or "", "picture": name}
 
 
 def _as_csv(row: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from mnist_cnn.core.errors import MnistCnnError
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.output import Form
-    from mnist_cnn.imaging.load import Grey
+    from mnist_cnn.imaging.load import Gray
 
 
 @click.command(
@@ -47,17 +47,17 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
     failures: list[str] = []
     loaded: deque[str] = deque()
 
-    def load() -> Iterator["Grey"]:
-        for name, grey in _load_each(names, failures):
+    def load() -> Iterator["Gray"]:
+        for name, gray in _load_each(names, failures):
             loaded.append(name)
-            yield grey
+            yield gray
 
     # The bar would be of no use among a few lines.
     shown = None if len(names) > 100 else True
     with tqdm(total=len(names), unit="picture", disable=shown, leave=False) as progress:
-        for reading in recognizer.predict_many(load()):
+        for prediction in recognizer.predict_many(load()):
             progress.update()
-            for line in listing.lines(loaded.popleft(), reading):
+            for line in listing.lines(loaded.popleft(), prediction):
                 progress.write(line)
     _report(failures, len(names))
 
@@ -80,39 +80,39 @@ def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | No
     from mnist_cnn.reader.recognizer import Recognizer
 
     source = _standard_input() if picture == "-" else picture
-    readings = Recognizer(model).read(source)
+    predictions = Recognizer(model).read(source)
     if boxes:
         from mnist_cnn.reader.annotate import draw_boxes
 
-        draw_boxes(source, readings, boxes)
+        draw_boxes(source, predictions, boxes)
     listing = Listing(form or "table")
-    for reading in readings:
-        for line in listing.lines(picture, reading):
+    for prediction in predictions:
+        for line in listing.lines(picture, prediction):
             click.echo(line)
-    if not readings:
+    if not predictions:
         click.echo(f"mnist-cnn: {picture}: no digits were found", err=True)
 
 
 def _standard_input() -> bytes:
-    from mnist_cnn.imaging.load import MOST_BYTES
+    from mnist_cnn.imaging.load import MAX_FILE_BYTES
 
-    return sys.stdin.buffer.read(MOST_BYTES + 1)
+    return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
 
 
-def _load_each(names: Iterable[str], failures: list[str]) -> Iterator[tuple[str, "Grey"]]:
+def _load_each(names: Iterable[str], failures: list[str]) -> Iterator[tuple[str, "Gray"]]:
     """The pictures that can be read; what is wrong with the others is added to `failures`."""
-    from mnist_cnn.imaging.load import PictureError, load_grey
+    from mnist_cnn.imaging.load import PictureError, load_gray
 
     for name in names:
         try:
-            grey = load_grey(_standard_input() if name == "-" else name)
+            gray = load_gray(_standard_input() if name == "-" else name)
         except PictureError as error:
             problem = str(error)
             if name == "-":
                 problem = problem.replace("the picture", "standard input", 1)
             failures.append(problem)
         else:
-            yield name, grey
+            yield name, gray
 
 
 def _report(failures: list[str], pictures: int) -> None:

@@ -18,7 +18,7 @@ class CheckFailedError(MnistCnnError):
 
 
 @contextmanager
-def told_plainly(program: str) -> Iterator[None]:
+def exit_on_error(program: str) -> Iterator[None]:
     """End the process with ``program: message`` and exit code 1 where a user can mend it.
 
     Covers `MnistCnnError`, packages that are not installed, and what the operating system refuses

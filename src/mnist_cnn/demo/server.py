@@ -22,11 +22,11 @@ import click
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.imaging.load import PictureError
-from mnist_cnn.reader.recognizer import Reading, Recognizer
+from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
 PAGE = Path(__file__).with_name("demo.html")
 METHODS = {"/": ("GET", "HEAD"), "/predict": ("POST",)}
-MOST_BYTES = 10_000_000  # a phone's photograph has 3 to 8 MB
+MAX_UPLOAD_BYTES = 10_000_000  # a phone's photograph has 3 to 8 MB
 STALLED = 10  # seconds without a byte, after which a connection is given up
 
 
@@ -78,7 +78,7 @@ class _Server(ThreadingHTTPServer):
         page = PAGE.read_text(encoding="utf-8")
         for name, value in {
             "labels": ",".join(recognizer.labels),
-            "most_bytes": str(MOST_BYTES),
+            "most_bytes": str(MAX_UPLOAD_BYTES),
         }.items():
             page = page.replace("{{" + name + "}}", html.escape(value))
         self.page = page.encode()
@@ -138,10 +138,10 @@ class _Requests(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,18}", length):
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request must say its length in bytes")
             return
-        if int(length) > MOST_BYTES:
+        if int(length) > MAX_UPLOAD_BYTES:
             self._refuse(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"this file has more than the {MOST_BYTES // 1_000_000} MB allowed",
+                f"this file has more than the {MAX_UPLOAD_BYTES // 1_000_000} MB allowed",
             )
             return
         picture = self.rfile.read(int(length))
@@ -149,12 +149,12 @@ class _Requests(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         try:
-            reading = self.server.recognizer.predict(picture)
+            prediction = self.server.recognizer.predict(picture)
         except PictureError as error:
             message = re.sub(r"^the picture:? ", "this file ", " ".join(str(error).split()))
             self._send_json(HTTPStatus.BAD_REQUEST, {"error": message})
         else:
-            self._send_json(HTTPStatus.OK, _as_json(reading))
+            self._send_json(HTTPStatus.OK, _as_json(prediction))
 
     def _refuse(self, status: HTTPStatus, message: str, **headers: str) -> None:
         # What follows on this connection is a body that nobody reads.
@@ -188,12 +188,12 @@ def _hash_of(tag: str, page: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _as_json(reading: Reading) -> dict[str, Any]:
-    image = reading.image
+def _as_json(prediction: Prediction) -> dict[str, Any]:
+    image = prediction.image
     return {
-        "label": reading.label,
-        "probability": reading.probability,
-        "probabilities": dict(reading.probabilities),
-        "warning": reading.warning,
+        "label": prediction.label,
+        "probability": prediction.probability,
+        "probabilities": dict(prediction.probabilities),
+        "warning": prediction.warning,
         "image": None if image is None else base64.b64encode(image.tobytes()).decode(),
     }

@@ -1,4 +1,4 @@
-"""From grey levels to ink: what is pen, and what is paper."""
+"""From gray levels to ink: what is pen, and what is paper."""
 
 from typing import cast
 
@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mnist_cnn.imaging.load import Grey
+from mnist_cnn.imaging.load import Gray
 
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-FAINTEST = 0.08  # share of the range from black to white; below it, nothing is told from paper
+MIN_CONTRAST = 0.08  # share of the range from black to white; below it, nothing is told from paper
 NOISE = 5.0  # standard deviations of the paper's grain, which ink must exceed
 
 # The grid of points on which paper is told from ink, and the terms of a quadratic surface there.
@@ -21,27 +21,27 @@ EDGE = np.maximum(np.abs(_ROW), np.abs(_COLUMN)) > 0.85
 TRUST = np.where(EDGE, 1.0, 0.1)  # what surrounds a drawing is paper
 
 
-def find_ink(grey: Grey) -> Plane:
-    """How much ink is where: float32 ``[height, width]``, 0 is paper and 1 the pen's full colour.
+def find_ink(gray: Gray) -> Plane:
+    """How much ink is where: float32 ``[height, width]``, 0 is paper and 1 the pen's full color.
 
     Dark on light or light on dark, whichever is the smaller part of the picture. Uneven light,
     shadows and the paper's texture are removed. Without any ink, all is 0.
     """
-    light = np.divide(grey, 255, dtype=np.float32)
+    light = np.divide(gray, 255, dtype=np.float32)
     raised = light - _smooth_surface(light)
     if float((raised**3).mean()) < 0:
         raised, light = -raised, -light
     # No stroke is half as wide as the picture. Once it is known how wide they are, they are told
     # from all that is wider, and the surface, which blurs a shadow's edge, is not needed.
-    widest = min(grey.shape) // 2
+    widest = min(gray.shape) // 2
     ink, threshold = _above_paper(raised, widest)
-    if threshold is not None and (narrower := 4 * _pen_width(ink > threshold)) < 0.7 * widest:
+    if threshold is not None and (narrower := 4 * pen_width(ink > threshold)) < 0.7 * widest:
         ink, threshold = _above_paper(light, round(narrower))
     if threshold is None:
         return np.zeros_like(ink)
     usual, strong = np.percentile(ink[ink > threshold], [50, 90])
     # A third of the strongest ink is more than a ruled line; half is what a digit in a shadow has.
-    ink[~_with_core(ink > strong / 3, ink > strong / 2)] = 0
+    ink[~with_core(ink > strong / 3, ink > strong / 2)] = 0
     # Around the edges lies what a JPEG makes of them, which would count as the digit's own size.
     ink[ink < strong / 6] = 0
     return np.asarray(np.clip(ink / usual, 0, 1), np.float32)
@@ -55,7 +55,7 @@ def _above_paper(raised: Plane, widest: int) -> tuple[Plane, float | None]:
     fineness = min(max(min(ink.shape) / 70, 0.6), 3)
     grain = np.abs(ink - cv2.GaussianBlur(ink, (0, 0), fineness))
     deviation = 1.4826 * float(np.median(grain))  # as of a normal distribution
-    return ink, _threshold(ink, max(FAINTEST, NOISE * deviation))
+    return ink, _threshold(ink, max(MIN_CONTRAST, NOISE * deviation))
 
 
 def _smooth_surface(light: Plane) -> Plane:
@@ -90,7 +90,7 @@ def _plateaus(raised: Plane, widest: int) -> Plane:
     return cast("Plane", cv2.resize(opened, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def _pen_width(drawn: Mask) -> float:
+def pen_width(drawn: Mask) -> float:
     """In pixels, of the broader strokes; 0 where nothing is drawn."""
     if not drawn.any():
         return 0
@@ -119,7 +119,7 @@ def _threshold(ink: Plane, floor: float) -> float | None:
     return threshold
 
 
-def _with_core(wide: Mask, core: Mask) -> Mask:
+def with_core(wide: Mask, core: Mask) -> Mask:
     """The connected parts of `wide` that hold a pixel of `core`, and one pixel around them."""
     _, labels = cv2.connectedComponents(wide.astype(np.uint8), connectivity=8)
     kept = np.zeros(int(labels.max()) + 1, np.bool_)

@@ -1,4 +1,4 @@
-"""Any picture as grey levels: decoded, upright, over white, and of bounded size."""
+"""Any picture as gray levels: decoded, upright, over white, and of bounded size."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from mnist_cnn.core.errors import MnistCnnError
 
 Picture = str | PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
-Grey = npt.NDArray[np.uint8]
+Gray = npt.NDArray[np.uint8]
 
 # What people send. Others are refused before their decoder sees a byte: one of Pillow's starts
 # another program (EPS).
@@ -23,9 +23,9 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".pgm", ".ppm", ".pbm", ".webp", ".tif", ".tiff"}
 )
-MOST_PIXELS = 50_000_000  # of a good camera; decoded and copied, up to 800 MB
-MOST_BYTES = 256_000_000
-LONGEST_SIDE = 2_000  # a page of handwriting is read as well from this as from more
+MAX_PIXELS = 50_000_000  # of a good camera; decoded and copied, up to 800 MB
+MAX_FILE_BYTES = 256_000_000
+MAX_SIDE = 2_000  # a page of handwriting is read as well from this as from more
 
 # An alpha channel that differs by less has no drawing in it.
 FLAT = 8
@@ -54,11 +54,11 @@ def find_pictures(names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def load_grey(picture: Picture) -> Grey:
-    """Decode `picture` into grey levels, uint8 ``[height, width]``, 0 is black.
+def load_gray(picture: Picture) -> Gray:
+    """Decode `picture` into gray levels, uint8 ``[height, width]``, 0 is black.
 
     Turned as its EXIF orientation says; what is transparent is white, or, where the drawing
-    itself is white, black; of several frames the first. Pictures longer than `LONGEST_SIDE`
+    itself is white, black; of several frames the first. Pictures longer than `MAX_SIDE`
     are reduced to it.
 
     Args:
@@ -73,12 +73,12 @@ def load_grey(picture: Picture) -> Grey:
     return load_reduced(picture)[0]
 
 
-def load_reduced(picture: Picture) -> tuple[Grey, float]:
-    """What `load_grey` gives, and by how much it was reduced: 2 where each side was halved."""
+def load_reduced(picture: Picture) -> tuple[Gray, float]:
+    """What `load_gray` gives, and by how much it was reduced: 2 where each side was halved."""
     if isinstance(picture, np.ndarray):
-        return _to_grey(_from_array(picture), "the array")
+        return _to_gray(_from_array(picture), "the array")
     if isinstance(picture, Image.Image):
-        return _to_grey(picture, "the image")
+        return _to_gray(picture, "the image")
     if isinstance(picture, bytes):
         return _decode(io.BytesIO(picture), len(picture), "the picture")
     if isinstance(picture, str | PathLike):
@@ -88,7 +88,7 @@ def load_reduced(picture: Picture) -> tuple[Grey, float]:
     )
 
 
-def _read(path: Path) -> tuple[Grey, float]:
+def _read(path: Path) -> tuple[Gray, float]:
     try:
         with path.open("rb") as file:
             return _decode(file, path.stat().st_size, str(path))
@@ -96,52 +96,52 @@ def _read(path: Path) -> tuple[Grey, float]:
         raise PictureError(f"{path}: {error.strerror or error}") from None
 
 
-def _decode(file: IO[bytes], size: int, name: str) -> tuple[Grey, float]:
+def _decode(file: IO[bytes], size: int, name: str) -> tuple[Gray, float]:
     if size == 0:
         raise PictureError(f"{name}: is empty")
-    if size > MOST_BYTES:
-        raise PictureError(f"{name}: has {size:,} bytes, more than the {MOST_BYTES:,} allowed")
+    if size > MAX_FILE_BYTES:
+        raise PictureError(f"{name}: has {size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise PictureError(
-            f"{name}: has more than the {MOST_PIXELS:,} pixels allowed; make it smaller"
+            f"{name}: has more than the {MAX_PIXELS:,} pixels allowed; make it smaller"
         ) from None
     except Exception:  # a damaged header makes Pillow's plugins raise anything
         raise PictureError(
             f"{name}: is not a picture in a format that is read ({', '.join(FORMATS)})"
         ) from None
     with image:
-        return _to_grey(image, name)
+        return _to_gray(image, name)
 
 
-def _to_grey(image: Image.Image, name: str) -> tuple[Grey, float]:
+def _to_gray(image: Image.Image, name: str) -> tuple[Gray, float]:
     width, height = image.size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise PictureError(
-            f"{name}: has {width:,} x {height:,} pixels, more than the {MOST_PIXELS:,} allowed; "
+            f"{name}: has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} allowed; "
             "make it smaller"
         )
     if not width or not height:
         raise PictureError(f"{name}: has no pixels")
     try:
         if image.format == "JPEG":
-            image.draft("L", (LONGEST_SIDE, LONGEST_SIDE))  # decodes no more than is needed
-        grey = _levels(ImageOps.exif_transpose(image))
+            image.draft("L", (MAX_SIDE, MAX_SIDE))  # decodes no more than is needed
+        gray = _levels(ImageOps.exif_transpose(image))
     except Exception as error:  # as above, for a damaged body
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{name}: is damaged ({reason})") from None
-    reduction = max(1.0, max(grey.shape) / LONGEST_SIDE)
+    reduction = max(1.0, max(gray.shape) / MAX_SIDE)
     if reduction > 1:
-        rows, columns = (max(1, round(side / reduction)) for side in grey.shape)
-        resized = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA)
-        grey = resized.astype(np.uint8)
-    return grey, max(width, height) / max(grey.shape)
+        rows, columns = (max(1, round(side / reduction)) for side in gray.shape)
+        resized = cv2.resize(gray, (columns, rows), interpolation=cv2.INTER_AREA)
+        gray = resized.astype(np.uint8)
+    return gray, max(width, height) / max(gray.shape)
 
 
-def _levels(image: Image.Image) -> Grey:
-    """The grey levels of a decoded image in any of Pillow's modes."""
-    factor = max(1, max(image.size) // LONGEST_SIDE)
+def _levels(image: Image.Image) -> Gray:
+    """The gray levels of a decoded image in any of Pillow's modes."""
+    factor = max(1, max(image.size) // MAX_SIDE)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         most = 65_535.0 if values.dtype == np.uint16 else None
@@ -158,14 +158,14 @@ def _levels(image: Image.Image) -> Grey:
     if image.mode != "RGBA":
         return np.asarray(image.convert("L"))
     white = Image.new("RGBA", image.size, "white")
-    grey = np.asarray(Image.alpha_composite(white, image).convert("L"))
+    gray = np.asarray(Image.alpha_composite(white, image).convert("L"))
     alpha = np.asarray(image.getchannel("A"))
-    if np.ptp(grey) < FLAT <= np.ptp(alpha):  # drawn in white
+    if np.ptp(gray) < FLAT <= np.ptp(alpha):  # drawn in white
         return 255 - alpha
-    return grey
+    return gray
 
 
-def _stretched(values: npt.NDArray[np.generic], most: float | None) -> Grey:
+def _stretched(values: npt.NDArray[np.generic], most: float | None) -> Gray:
     """As uint8, from 0 to `most`, or over the values' own range where that is None."""
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
@@ -187,7 +187,7 @@ def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
         )
     if not values.size:
         raise PictureError(f"the array has the shape {shape}, so no pixels")
-    if values.size > 4 * MOST_PIXELS:
+    if values.size > 4 * MAX_PIXELS:
         raise PictureError(f"the array has {values.size:,} values; make it smaller")
     if values.dtype == np.bool_:
         levels = values.astype(np.uint8) * np.uint8(255)

@@ -1,7 +1,7 @@
-"""From grey levels to the 28x28 pictures that MNIST is made of.
+"""From gray levels to the 28x28 pictures that MNIST is made of.
 
-MNIST's digits were black on white, size-normalised to fit a box of 20x20 pixels with their aspect
-kept, anti-aliased by that, and centred by their centre of mass in 28x28.
+MNIST's digits were black on white, size-normalized to fit a box of 20x20 pixels with their aspect
+kept, anti-aliased by that, and centered by their center of mass in 28x28.
 
 Sources: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document
 recognition", Proceedings of the IEEE 86 (1998), section III.A; C. Yadav, L. Bottou, "Cold case: the
@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_cnn.core.mnist import IMAGE_SIZE
-from mnist_cnn.imaging.ink import Plane, _pen_width, find_ink
-from mnist_cnn.imaging.load import Grey
+from mnist_cnn.imaging.ink import Plane, find_ink, pen_width
+from mnist_cnn.imaging.load import Gray
 from mnist_cnn.imaging.segment import whole
 
 BOX = 20  # the longest side of a digit in MNIST
 
 # Of a digit's longest side: the least and the greatest width of its strokes. In MNIST, 1 % are
 # thinner, and 3 % broader.
-THINNEST, BROADEST = 0.09, 0.23
+MIN_PEN, MAX_PEN = 0.09, 0.23
 SMALL = 20  # pixels of the longer side; below, strokes are hardly wider than a pixel
 
 # What is enlarged so much is sharpened: so much of its difference from a Gaussian blur, in enlarged
@@ -32,7 +32,7 @@ SMALL = 20  # pixels of the longer side; below, strokes are hardly wider than a 
 SHARPENED, BLUR = 1.0, 3.0
 
 
-def normalise(digit: Plane) -> Grey:
+def normalize(digit: Plane) -> Gray:
     """Fit one digit's ink into 28x28 as MNIST has it: uint8, 0 is paper and 255 is ink.
 
     Args:
@@ -54,8 +54,8 @@ def normalise(digit: Plane) -> Grey:
     row = float((digit.sum(axis=1) @ np.arange(height)) / total)
     column = float((digit.sum(axis=0) @ np.arange(width)) / total)
     top, left = (
-        min(max(round(IMAGE_SIZE / 2 - centre), 0), IMAGE_SIZE - side)
-        for centre, side in ((row, height), (column, width))
+        min(max(round(IMAGE_SIZE / 2 - center), 0), IMAGE_SIZE - side)
+        for center, side in ((row, height), (column, width))
     )
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     image[top : top + height, left : left + width] = levels
@@ -68,8 +68,8 @@ def _usual_pen(digit: Plane) -> Plane:
     Of 1,500 validation digits, eight times as large and with strokes broadened by 5 of 20 pixels,
     97.1 % are then read, else 90.9 %; of digits as they are, as many as before.
     """
-    longest, width = max(digit.shape), _pen_width(digit > 0.5)
-    missing, surplus = round(THINNEST * longest - width), round(width - BROADEST * longest)
+    longest, width = max(digit.shape), pen_width(digit > 0.5)
+    missing, surplus = round(MIN_PEN * longest - width), round(width - MAX_PEN * longest)
     if missing > 0:
         changed = cv2.dilate(np.pad(digit, missing), _brush(missing))
     elif surplus > 0:
@@ -88,22 +88,22 @@ def _brush(width: int) -> npt.NDArray[np.uint8]:
     return cast("npt.NDArray[np.uint8]", cv2.getStructuringElement(cv2.MORPH_ELLIPSE, size))
 
 
-def _enlarged(grey: Grey) -> Grey:
+def _enlarged(gray: Gray) -> Gray:
     """A small picture in the middle of a sheet of its paper, four times as large, and sharpened.
 
     The paper is as bright as most of the edge. So small a picture is often cut close to its digit.
     """
-    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    margin = max(grey.shape) // 2
-    sheet = np.pad(grey, margin, constant_values=round(float(np.median(edge))))
+    edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    margin = max(gray.shape) // 2
+    sheet = np.pad(gray, margin, constant_values=round(float(np.median(edge))))
     large = cv2.resize(sheet.astype(np.float32), None, fx=4, fy=4, interpolation=cv2.INTER_LANCZOS4)
     sharp = large + SHARPENED * (large - cv2.GaussianBlur(large, (0, 0), BLUR))
-    return cast("Grey", sharp.clip(0, 255).round().astype(np.uint8))
+    return cast("Gray", sharp.clip(0, 255).round().astype(np.uint8))
 
 
-def to_mnist(grey: Grey) -> Grey | None:
+def to_mnist(gray: Gray) -> Gray | None:
     """The digit in a picture as MNIST has it, uint8 ``[28, 28]``; None where there is no ink."""
-    if max(grey.shape) < SMALL:
-        grey = _enlarged(grey)
-    digit = whole(find_ink(grey))
-    return None if digit is None else normalise(digit)
+    if max(gray.shape) < SMALL:
+        gray = _enlarged(gray)
+    digit = whole(find_ink(gray))
+    return None if digit is None else normalize(digit)

@@ -12,7 +12,7 @@ from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import Plane
 from mnist_cnn.imaging.load import PictureError
 
-MOST_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
+MAX_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     """Cut a page of digits into one piece each, with its box: line by line, from left to right.
 
     Raises:
-        PictureError: there are more than `MOST_PARTS`.
+        PictureError: there are more than `MAX_PARTS`.
     """
     parts, labels = _parts(ink)
     if not parts:
@@ -100,9 +100,9 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     passed = np.cumsum([part.area for part in by_height])
     usual = by_height[int(np.searchsorted(passed, passed[-1] / 2))].box.height
     solid = [part for part in parts if max(part.box.height, part.box.width) > 0.15 * usual]
-    if len(solid) > MOST_PARTS:
+    if len(solid) > MAX_PARTS:
         raise PictureError(
-            f"the picture holds {len(solid):,} separate marks, more than the {MOST_PARTS:,} of a "
+            f"the picture holds {len(solid):,} separate marks, more than the {MAX_PARTS:,} of a "
             "page of digits"
         )
     digits = [
@@ -115,18 +115,18 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
 
 def _joined(parts: Sequence[Part], usual: int) -> list[Part]:
     """Join what lies over one another within a digit's height, as the bar of a 5 and the rest."""
-    joined: list[Part] = []
+    process_group: list[Part] = []
     for part in sorted(parts, key=lambda part: part.area, reverse=True):
-        for place, other in enumerate(joined):
+        for place, other in enumerate(process_group):
             both = Part.of([other, part])
             shared = part.box.width + other.box.width - both.box.width
             narrower = min(part.box.width, other.box.width)
             if shared > 0.5 * narrower and both.box.height < 1.4 * usual:
-                joined[place] = both
+                process_group[place] = both
                 break
         else:
-            joined.append(part)
-    return joined
+            process_group.append(part)
+    return process_group
 
 
 def _lines(parts: Sequence[Part]) -> list[list[Part]]:

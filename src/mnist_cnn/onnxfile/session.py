@@ -8,11 +8,11 @@ import onnxruntime
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.location import ONNX_MODEL
-from mnist_cnn.onnxfile.checksum import is_broken
-from mnist_cnn.onnxfile.contract import INPUT, LEAST_LOGITS, OUTPUTS
+from mnist_cnn.onnxfile.checksum import is_damaged
+from mnist_cnn.onnxfile.contract import INPUT, LOGIT_THRESHOLDS_KEY, OUTPUTS
 
 # In bytes; 2,000 times what the pipeline makes.
-LARGEST_MODEL = 100_000_000
+MAX_MODEL_BYTES = 100_000_000
 
 # Larger batches fall out of the processor's cache.
 BATCH = 32
@@ -32,12 +32,14 @@ def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSes
     """
     if not path.is_file():
         raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
-    if path.stat().st_size > LARGEST_MODEL:
-        raise MnistCnnError(f"{path} is too large for a digit reader, over {LARGEST_MODEL:,} bytes")
-    content = path.read_bytes()
-    if is_broken(content):
+    if path.stat().st_size > MAX_MODEL_BYTES:
         raise MnistCnnError(
-            f"{path} is damaged: its SHA-256 is not the one noted in it; copy it anew, or run "
+            f"{path} is too large for a digit reader, over {MAX_MODEL_BYTES:,} bytes"
+        )
+    content = path.read_bytes()
+    if is_damaged(content):
+        raise MnistCnnError(
+            f"{path} is damaged: its SHA-256 is not the one noted in it; copy it again, or run "
             "`make mend` where it was made"
         )
     options = onnxruntime.SessionOptions()
@@ -68,9 +70,9 @@ def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSe
     return session
 
 
-def noted_least_logits(session: onnxruntime.InferenceSession) -> list[float]:
+def read_logit_thresholds(session: onnxruntime.InferenceSession) -> list[float]:
     """The bound of each label, below which an image may be no digit; none where none is noted."""
-    noted = session.get_modelmeta().custom_metadata_map.get(LEAST_LOGITS)
+    noted = session.get_modelmeta().custom_metadata_map.get(LOGIT_THRESHOLDS_KEY)
     return [float(bound) for bound in noted.split(",")] if noted else []
 
 
@@ -78,12 +80,13 @@ def read_logits(
     session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
     """Logits, ``[n, 10]``, of uint8 ``[n, 28, 28]``, by a model that `open_reader` opened."""
-    return _read(session, OUTPUTS[:1], images)[0]
+    return run_batches(session, OUTPUTS[:1], images)[0]
 
 
-def _read(
+def run_batches(
     session: onnxruntime.InferenceSession, outputs: list[str], images: npt.NDArray[np.uint8]
 ) -> list[npt.NDArray[np.float32]]:
+    """Each of `outputs`, ``[n, 10]``, of uint8 ``[n, 28, 28]``, computed in batches."""
     batches = [
         session.run(outputs, {INPUT: images[start : start + BATCH]})
         for start in range(0, len(images), BATCH)

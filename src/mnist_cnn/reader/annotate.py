@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import replacing
 from mnist_cnn.imaging.load import FORMATS
-from mnist_cnn.reader.recognizer import Reading
+from mnist_cnn.reader.recognizer import Prediction
 
 SURE, DOUBTFUL = "#1a7f37", "#c62828"
 
 
-def draw_boxes(picture: str | bytes, readings: Sequence[Reading], path: Path) -> None:
-    """Write `picture`, upright, to `path`, with a box and a label around each of `readings`.
+def draw_boxes(picture: str | bytes, predictions: Sequence[Prediction], path: Path) -> None:
+    """Write `picture`, upright, to `path`, with a box and a label around each of `predictions`.
 
     Boxes are green, or red where there is a warning.
 
@@ -31,14 +31,14 @@ def draw_boxes(picture: str | bytes, readings: Sequence[Reading], path: Path) ->
         drawing = ImageOps.exif_transpose(opened).convert("RGB")
     draw = ImageDraw.Draw(drawing)
     line = max(1, max(drawing.size) // 500)
-    for reading in readings:
-        box = reading.box
-        if box is None or reading.label is None:
+    for prediction in predictions:
+        box = prediction.box
+        if box is None or prediction.label is None:
             continue
-        color = DOUBTFUL if reading.warning else SURE
+        color = DOUBTFUL if prediction.warning else SURE
         edges = (box.left - 2 * line, box.top - 2 * line, box.right + line, box.bottom + line)
         draw.rectangle(edges, outline=color, width=line)
         font = ImageFont.load_default(max(10, box.height // 3))
-        draw.text(edges[:2], reading.label, fill=color, font=font, anchor="lb")
+        draw.text(edges[:2], prediction.label, fill=color, font=font, anchor="lb")
     with replacing(path) as partial:
         drawing.save(partial, form)

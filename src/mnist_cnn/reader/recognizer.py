@@ -14,11 +14,11 @@ from mnist_cnn.core.location import default_model
 from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import find_ink
-from mnist_cnn.imaging.load import Grey, Picture, PictureError, load_grey, load_reduced
-from mnist_cnn.imaging.normalize import normalise, to_mnist
+from mnist_cnn.imaging.load import Gray, Picture, PictureError, load_gray, load_reduced
+from mnist_cnn.imaging.normalize import normalize, to_mnist
 from mnist_cnn.imaging.segment import separate
-from mnist_cnn.onnxfile.contract import DIGEST, LABELS, LEAST_LOGITS, OUTPUTS
-from mnist_cnn.onnxfile.session import BATCH, _read, noted_least_logits, open_reader
+from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LABELS_KEY, LOGIT_THRESHOLDS_KEY, OUTPUTS
+from mnist_cnn.onnxfile.session import BATCH, open_reader, read_logit_thresholds, run_batches
 
 NO_INK = "no ink was found"
 NO_DIGIT = "may not be a digit"
@@ -30,7 +30,7 @@ UNSURE_CLASS = "may be of another class"
 
 
 @dataclass(frozen=True)
-class Reading:
+class Prediction:
     """What is read in one picture, or in one box of it.
 
     Attributes:
@@ -47,19 +47,19 @@ class Reading:
     probability: float
     probabilities: Mapping[str, float]
     warning: str | None
-    image: Grey | None
+    image: Gray | None
     box: Box | None = None
     line: int | None = None
 
 
 @dataclass(frozen=True)
-class Judged:
+class BatchPrediction:
     """What is read in n images.
 
     Attributes:
         likeliest: int64 ``[n]``, the place of each one's label in the model's order.
         probabilities: float32 ``[n, labels]``.
-        warnings: n of them, as in `Reading`.
+        warnings: n of them, as in `Prediction`.
     """
 
     likeliest: npt.NDArray[np.int64]
@@ -74,7 +74,7 @@ class Judged:
 class Recognizer:
     """Reads digits in pictures.
 
-    A picture is a file's path or content, an image of Pillow's, or an array; `load_grey` of
+    A picture is a file's path or content, an image of Pillow's, or an array; `load_gray` of
     `mnist_cnn.imaging.load` says which arrays.
     """
 
@@ -87,15 +87,15 @@ class Recognizer:
         path = default_model() if model is None else Path(model)
         self._session = open_reader(path)
         properties = self._session.get_modelmeta().custom_metadata_map
-        if not properties.keys() >= {LABELS, LEAST_LOGITS, DIGEST}:
+        if not properties.keys() >= {LABELS_KEY, LOGIT_THRESHOLDS_KEY, CHECKSUM_KEY}:
             raise MnistCnnError(f"{path} was made by an older pipeline; run `dvc repro export`")
-        self.labels: tuple[str, ...] = tuple(properties[LABELS].split(","))
+        self.labels: tuple[str, ...] = tuple(properties[LABELS_KEY].split(","))
         digits = all(label.isdecimal() for label in self.labels)
         self._no_class = NO_DIGIT if digits else NO_CLASS
         self._unsure = UNSURE if digits else UNSURE_CLASS
-        self._least_logits = np.asarray(noted_least_logits(self._session), np.float32)
+        self._logit_thresholds = np.asarray(read_logit_thresholds(self._session), np.float32)
 
-    def predict(self, picture: Picture) -> Reading:
+    def predict(self, picture: Picture) -> Prediction:
         """Read a picture that holds one digit.
 
         Raises:
@@ -103,34 +103,34 @@ class Recognizer:
         """
         return next(self.predict_many([picture]))
 
-    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Reading]:
+    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         """Read pictures of one digit each, in their order, a batch at a time.
 
         Raises:
             PictureError: as soon as one cannot be used; to read the others all the same, call
-                `load_grey` first, and give what it returns.
+                `load_gray` first, and give what it returns.
         """
-        return self.classify(to_mnist(load_grey(picture)) for picture in pictures)
+        return self.classify(to_mnist(load_gray(picture)) for picture in pictures)
 
-    def read(self, picture: Picture) -> list[Reading]:
+    def read(self, picture: Picture) -> list[Prediction]:
         """Read a row or a page of separate digits, in reading order, each with its box.
 
         Raises:
             PictureError: it cannot be used as a picture.
         """
-        grey, reduction = load_reduced(picture)
+        gray, reduction = load_reduced(picture)
         placed = [
-            (number, box.scaled(reduction), normalise(digit))
-            for number, line in enumerate(separate(find_ink(grey)), start=1)
+            (number, box.scaled(reduction), normalize(digit))
+            for number, line in enumerate(separate(find_ink(gray)), start=1)
             for box, digit in line
         ]
         read = self.classify(image for _, _, image in placed)
         return [
-            replace(reading, box=box, line=number)
-            for (number, box, _), reading in zip(placed, read, strict=True)
+            replace(prediction, box=box, line=number)
+            for (number, box, _), prediction in zip(placed, read, strict=True)
         ]
 
-    def classify(self, images: Iterable[Grey | None]) -> Iterator[Reading]:
+    def classify(self, images: Iterable[Gray | None]) -> Iterator[Prediction]:
         """Read images that are as MNIST's, uint8 ``[28, 28]``, 0 for paper; None is no ink.
 
         Raises:
@@ -140,7 +140,7 @@ class Recognizer:
         while batch := list(islice(waiting, BATCH)):
             yield from self._classify_batch(batch)
 
-    def _classify_batch(self, images: Sequence[Grey | None]) -> Iterator[Reading]:
+    def _classify_batch(self, images: Sequence[Gray | None]) -> Iterator[Prediction]:
         inked = [image for image in images if image is not None]
         for pixels in inked:
             if pixels.shape != (IMAGE_SIZE, IMAGE_SIZE) or pixels.dtype != np.uint8:
@@ -148,13 +148,13 @@ class Recognizer:
                     f"an image of MNIST's kind is uint8 {IMAGE_SIZE} x {IMAGE_SIZE}, not "
                     f"{pixels.dtype} {' x '.join(map(str, pixels.shape))}"
                 )
-        read = self.judge(np.stack(inked)).rows() if inked else iter(())
+        read = self.predict_batch(np.stack(inked)).rows() if inked else iter(())
         for image in images:
             if image is None:
-                yield Reading(None, 0.0, {}, NO_INK, None)
+                yield Prediction(None, 0.0, {}, NO_INK, None)
                 continue
             likeliest, probabilities, warning = next(read)
-            yield Reading(
+            yield Prediction(
                 label=self.labels[likeliest],
                 probability=float(probabilities[likeliest]),
                 probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
@@ -162,16 +162,16 @@ class Recognizer:
                 image=image,
             )
 
-    def judge(self, images: npt.NDArray[np.uint8]) -> Judged:
+    def predict_batch(self, images: npt.NDArray[np.uint8]) -> BatchPrediction:
         """What `classify` reads, as arrays, which is quicker where there are many.
 
         Args:
             images: uint8 ``[n, 28, 28]``, 0 for paper, n at least 1; each has ink.
         """
-        logits, probabilities = _read(self._session, OUTPUTS, images)
+        logits, probabilities = run_batches(self._session, OUTPUTS, images)
         likeliest = probabilities.argmax(axis=1)
         rows = np.arange(len(images))
         warnings = np.full(len(images), None, np.object_)
         warnings[probabilities[rows, likeliest] < 0.5] = self._unsure
-        warnings[logits[rows, likeliest] < self._least_logits[likeliest]] = self._no_class
-        return Judged(likeliest, probabilities, warnings.tolist())
+        warnings[logits[rows, likeliest] < self._logit_thresholds[likeliest]] = self._no_class
+        return BatchPrediction(likeliest, probabilities, warnings.tolist())

@@ -18,7 +18,7 @@ from mnist_cnn_train.data.idx import read_idx
 
 
 @dataclass(frozen=True)
-class Digits:
+class Dataset:
     """Pictures of digits with their labels.
 
     Attributes:
@@ -46,7 +46,7 @@ class Digits:
         return type(self)(self.images[indices], self.labels[indices], self.names)
 
 
-def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = LABELS) -> Digits:
+def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = LABELS) -> Dataset:
     """Read images and their labels from two IDX files, whatever their checksums.
 
     Raises:
@@ -68,10 +68,10 @@ def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = L
         raise MnistCnnError(
             f"{labels_path} holds the label {strange[0]}, which is none of {len(names)} classes"
         )
-    return Digits(images.astype(np.uint8, copy=False), labels.astype(np.int64), names)
+    return Dataset(images.astype(np.uint8, copy=False), labels.astype(np.int64), names)
 
 
-def read_training_digits(folder: Path) -> Digits:
+def read_training_digits(folder: Path) -> Dataset:
     """The digits to learn from; 60,000 of MNIST.
 
     Raises:
@@ -81,12 +81,12 @@ def read_training_digits(folder: Path) -> Digits:
     return _read_checked(folder, TRAINING_FILES)
 
 
-def read_test_digits(folder: Path) -> Digits:
+def read_test_digits(folder: Path) -> Dataset:
     """The digits to be judged by, 10,000 of MNIST; raises what `read_training_digits` raises."""
     return _read_checked(folder, TEST_FILES)
 
 
-def _read_checked(folder: Path, files: tuple[str, str]) -> Digits:
+def _read_checked(folder: Path, files: tuple[str, str]) -> Dataset:
     description = read_description(folder)
     for name in files:
         path = folder / name

@@ -4,12 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 
 
 def stratified_split(
-    digits: Digits, train_images: int, validation_images: int, seed: int
-) -> tuple[Digits, Digits]:
+    digits: Dataset, train_images: int, validation_images: int, seed: int
+) -> tuple[Dataset, Dataset]:
     """Draw disjoint training and validation digits, each with the class shares of `digits`.
 
     The number of images of a class differs from its exact share by less than one image in

@@ -13,7 +13,7 @@ BACKOFF = 1.0  # seconds before the second attempt, twice as many before each fu
 CONNECT_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 30  # seconds without a byte
 FILE_TIMEOUT = 600  # seconds for one file, however slowly it drips
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 CHUNK = 2**16
 
 # A server that answers so may answer otherwise in a moment.
@@ -57,7 +57,7 @@ def _fetch_once(url: str, limit: int, timeout: float) -> bytes:
     deadline = time.monotonic() + timeout
     content = bytearray()
     with requests.Session() as session:
-        session.max_redirects = MOST_REDIRECTS
+        session.max_redirects = MAX_REDIRECTS
         # Encoded on the way, a small answer could become a large one.
         headers = {"Accept-Encoding": "identity"}
         timeouts = (CONNECT_TIMEOUT, STALL_TIMEOUT)
@@ -105,7 +105,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _RefusedError):
         return f"the server answers {error.status} {error.words}"
     if isinstance(error, requests.TooManyRedirects):
-        return f"it is redirected more than {MOST_REDIRECTS} times"
+        return f"it is redirected more than {MAX_REDIRECTS} times"
     if isinstance(error, requests.ConnectTimeout) or _is_unreachable(error):
         return "the host cannot be reached"
     if isinstance(error, requests.ReadTimeout | ReadTimeoutError):

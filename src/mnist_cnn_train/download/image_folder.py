@@ -1,26 +1,26 @@
-"""The user's own labelled pictures as a data set: one folder for each class."""
+"""The user's own labeled pictures as a data set: one folder for each class."""
 
 from pathlib import Path
 
 import numpy as np
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.imaging.load import SUFFIXES, PictureError, find_pictures, load_grey
+from mnist_cnn.imaging.load import SUFFIXES, PictureError, find_pictures, load_gray
 from mnist_cnn.imaging.normalize import to_mnist
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.data.split import stratified_split
 
-LEAST_PICTURES = 5  # of a class: some to learn from, to choose by and to judge by
+MIN_PICTURES = 5  # of a class: some to learn from, to choose by and to judge by
 
 
-def read_own_pictures(folder: Path, test_share: float) -> tuple[Digits, Digits]:
-    """The pictures in `folder`/CLASS, as the recogniser would see them, to learn from and to test.
+def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Dataset]:
+    """The pictures in `folder`/CLASS, as the recognizer would see them, to learn from and to test.
 
     The classes are in the order of their names, numbers by value.
 
     Args:
         folder: has a folder for each class, which has its pictures, at any depth.
-        test_share: of each class, how many become test images, from 0 to 1.
+        test_fraction: of each class, how many become test images, from 0 to 1.
 
     Raises:
         MnistCnnError: there are fewer than two classes, a class has too few pictures or a name
@@ -44,13 +44,13 @@ def read_own_pictures(folder: Path, test_share: float) -> tuple[Digits, Digits]:
             problems.append(f"{name!r} cannot be a class: rename it without commas")
             continue
         pictures = sorted(find_pictures([str(folder / name)]))
-        if len(pictures) < LEAST_PICTURES:
+        if len(pictures) < MIN_PICTURES:
             problems.append(
-                f"{folder / name} has {len(pictures)} pictures; it needs at least {LEAST_PICTURES}"
+                f"{folder / name} has {len(pictures)} pictures; it needs at least {MIN_PICTURES}"
             )
         for picture in pictures:
             try:
-                image = to_mnist(load_grey(picture))
+                image = to_mnist(load_gray(picture))
             except PictureError as error:
                 problems.append(f"{picture}: {error}")
                 continue
@@ -64,8 +64,8 @@ def read_own_pictures(folder: Path, test_share: float) -> tuple[Digits, Digits]:
         raise MnistCnnError(
             f"the pictures in {folder} cannot be used:\n  " + "\n  ".join(problems[:10]) + more
         )
-    every = Digits(np.stack(images), np.array(labels, np.int64), tuple(names))
-    tested = max(round(test_share * len(every)), 1)
+    every = Dataset(np.stack(images), np.array(labels, np.int64), tuple(names))
+    tested = max(round(test_fraction * len(every)), 1)
     return stratified_split(every, len(every) - tested, tested, seed=0)
 
 

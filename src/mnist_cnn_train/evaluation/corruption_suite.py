@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.held_out import HELD_OUT
 from mnist_cnn_train.evaluation.metrics import (
     calibration_bins,
@@ -26,7 +26,7 @@ Pixels = npt.NDArray[np.uint8]
 Read = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
-def struck(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
+def corrupted(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
     """`images`, uint8 ``[n, 28, 28]``, struck alike each time, in the same form."""
     severities = torch.full((len(images),), severity)
     key = (round(100 * severity),)
@@ -35,12 +35,12 @@ def struck(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
     return pixels
 
 
-def examples(digits: Digits) -> dict[str, dict[str, list[Pixels]]]:
+def examples(digits: Dataset) -> dict[str, dict[str, list[Pixels]]]:
     """For each corruption, one image at each severity; another digit for each."""
     return {
         group: {
             name: [
-                struck(digits.images[place : place + 1], corruption, severity)[0]
+                corrupted(digits.images[place : place + 1], corruption, severity)[0]
                 for severity in SEVERITIES
             ]
             for place, (name, corruption) in enumerate(corruptions.items())
@@ -49,22 +49,24 @@ def examples(digits: Digits) -> dict[str, dict[str, list[Pixels]]]:
     }
 
 
-def judge(read: Read, digits: Digits, least_logits: Sequence[float] = ()) -> dict[str, Any]:
+def evaluate_corruptions(
+    read: Read, digits: Dataset, logit_thresholds: Sequence[float] = ()
+) -> dict[str, Any]:
     """What is read of `digits` as they are, and after each corruption and severity.
 
     Args:
         read: from uint8 ``[n, 28, 28]`` to logits, ``[n, 10]``.
         digits: which to damage and read.
-        least_logits: for each label, below which logit the reader warns; none if it never does.
+        logit_thresholds: for each label, below which logit the reader warns; none if it never does.
 
     Returns:
         Shares from 0 to 1, ready for JSON. For each group of corruptions: the accuracy by
         corruption and severity, the mean error, the expected calibration error over all its
         images; the risk, which is the share of errors, among the surest 10, 20, … 100 % of them;
-        and with `least_logits` the share with a warning by severity.
+        and with `logit_thresholds` the share with a warning by severity.
     """
-    bounds = np.array(least_logits)
-    clean = _Readings.of(read(digits.images), digits.labels, bounds)
+    bounds = np.array(logit_thresholds)
+    clean = _Predictions.of(read(digits.images), digits.labels, bounds)
     report: dict[str, Any] = {
         "images": len(digits),
         "clean_accuracy": round(float(clean.right.mean()), 6),
@@ -72,19 +74,19 @@ def judge(read: Read, digits: Digits, least_logits: Sequence[float] = ()) -> dic
     cells = sum(map(len, GROUPS.values())) * len(SEVERITIES)
     with tqdm(total=cells, unit="corruption", disable=None, leave=False) as progress:
         for group, corruptions in GROUPS.items():
-            found: dict[str, list[_Readings]] = {}
+            found: dict[str, list[_Predictions]] = {}
             for name, corruption in corruptions.items():
                 found[name] = []
                 for severity in SEVERITIES:
-                    logits = read(struck(digits.images, corruption, severity))
-                    found[name].append(_Readings.of(logits, digits.labels, bounds))
+                    logits = read(corrupted(digits.images, corruption, severity))
+                    found[name].append(_Predictions.of(logits, digits.labels, bounds))
                     progress.update()
             report[group] = _summary(found)
     return report
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of `judge` that recipes are compared by, in one level."""
+    """The figures of `evaluate_corruptions` that recipes are compared by, in one level."""
     return {
         "corruption_error": report["training"]["mean_error"],
         "held_out_corruption_error": report["held_out"]["mean_error"],
@@ -92,8 +94,8 @@ def headline(report: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def told(report: Mapping[str, Any]) -> str:
-    """What `judge` found, in a line."""
+def format_summary(report: Mapping[str, Any]) -> str:
+    """What `evaluate_corruptions` found, in a line."""
     trained, held_out = report["training"], report["held_out"]
     return (
         f"{report['images']:,} images: accuracy {report['clean_accuracy']:.2%}; errors "
@@ -104,7 +106,7 @@ def told(report: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Readings:
+class _Predictions:
     """Of each image, how sure the model is, whether it is right, and whether it warns."""
 
     right: npt.NDArray[np.bool_]
@@ -126,17 +128,17 @@ class _Readings:
         )
 
 
-def _summary(found: Mapping[str, list[_Readings]]) -> dict[str, Any]:
-    every = [readings for row in found.values() for readings in row]
-    right = np.concatenate([readings.right for readings in every])
-    confidence = np.concatenate([readings.confidence for readings in every])
+def _summary(found: Mapping[str, list[_Predictions]]) -> dict[str, Any]:
+    every = [predictions for row in found.values() for predictions in row]
+    right = np.concatenate([predictions.right for predictions in every])
+    confidence = np.concatenate([predictions.confidence for predictions in every])
     summary: dict[str, Any] = {
         "mean_error": round(1 - float(right.mean()), 6),
         "calibration_error": round(
             expected_calibration_error(calibration_bins(confidence, right, BINS)), 6
         ),
         "accuracy": {
-            name: [round(float(readings.right.mean()), 4) for readings in row]
+            name: [round(float(predictions.right.mean()), 4) for predictions in row]
             for name, row in found.items()
         },
         "risk_by_coverage": _risks(confidence, right),

@@ -1,4 +1,4 @@
-"""Pictures for people: training curves, the reliability diagram, the digits read wrongly.
+"""Pictures for people: training curves, the reliability diagram, the digits misclassified.
 
 Drawn without pyplot, hence without a display, and without the date and the version that
 would make each file differ.
@@ -15,25 +15,25 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from mnist_cnn.core.files import replacing
 from mnist_cnn.core.mnist import LABELS
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.metrics import (
     Evaluation,
     expected_calibration_error,
     wilson_interval,
 )
 
-BLUE, GREY = "#2563a8", "#8a8a8a"
+BLUE, GRAY = "#2563a8", "#8a8a8a"
 GALLERY = 96  # digits; more would not be looked at
-LONGEST_NAME = 9  # letters of a class that fit above an image, with a probability behind
+MAX_NAME_LENGTH = 9  # letters of a class that fit above an image, with a probability behind
 
 
-def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
+def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     """Draw losses and validation error by epoch; `history` has the columns of the training log."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     epochs = history["epoch"]
     for column, color, label in (
-        ("train_loss", GREY, "training images, as distorted"),
+        ("train_loss", GRAY, "training images, as distorted"),
         ("validation_loss", BLUE, "validation images, averaged weights"),
     ):
         losses.plot(epochs, history[column], color=color, marker=".", label=label)
@@ -51,18 +51,18 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        _bare(axes)
-    _save(figure, path)
+        hide_spines(axes)
+    save_figure(figure, path)
 
 
-def draw_reliability(evaluation: Evaluation, path: Path) -> None:
+def plot_reliability(evaluation: Evaluation, path: Path) -> None:
     """Draw accuracy against confidence, with 95 % intervals, over the images in each bin."""
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins = [bin for bin in evaluation.calibration if bin.images]
     accuracy = [bin.accuracy for bin in bins]
     intervals = [wilson_interval(round(bin.accuracy * bin.images), bin.images) for bin in bins]
-    diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    diagram.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="perfectly calibrated")
     diagram.errorbar(
         [bin.confidence for bin in bins],
         accuracy,
@@ -92,12 +92,12 @@ def draw_reliability(evaluation: Evaluation, path: Path) -> None:
     )
     counts.set(yscale="log", ylabel="images", xlabel="confidence", xlim=(0, 1))
     for axes in (diagram, counts):
-        _bare(axes)
-    _save(figure, path)
+        hide_spines(axes)
+    save_figure(figure, path)
 
 
-def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> None:
-    """Draw the digits that are read wrongly, the surest mistakes first, `GALLERY` at most."""
+def plot_misclassified(evaluation: Evaluation, digits: Dataset, path: Path) -> None:
+    """Draw the digits that are misclassified, the surest mistakes first, `GALLERY` at most."""
     wrong = np.flatnonzero(~evaluation.correct)
     wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")]
     shown = wrong[:GALLERY]
@@ -105,7 +105,7 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(columns, 1.15 * rows + 0.4), layout="constrained")
     things = "digits" if digits.names == LABELS else "images"
-    title = f"{len(wrong)} of {len(digits):,} test {things} are read wrongly"
+    title = f"{len(wrong)} of {len(digits):,} test {things} are misclassified"
     if len(shown) < len(wrong):
         title += f"; the {len(shown)} surest mistakes"
     figure.suptitle(f"{title}: label → prediction (its probability)", fontsize="medium")
@@ -115,7 +115,7 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
     for axes, index in zip(figure.axes, shown, strict=False):
         axes.imshow(digits.images[index], cmap="gray_r", vmin=0, vmax=255)
         actual, predicted = (
-            _short(digits.names[of[index]]) for of in (evaluation.labels, evaluation.predicted)
+            shorten(digits.names[of[index]]) for of in (evaluation.labels, evaluation.predicted)
         )
         axes.set_title(
             f"{actual} →{gap}{predicted} ({evaluation.confidence[index]:.2f})",
@@ -123,17 +123,20 @@ def draw_misclassified(evaluation: Evaluation, digits: Digits, path: Path) -> No
             pad=2,
             parse_math=False,  # a name may hold dollar signs
         )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+def shorten(name: str) -> str:
+    """A class's name, cut to what fits above an image."""
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
-def _bare(axes: Axes) -> None:
+def hide_spines(axes: Axes) -> None:
+    """Remove the frame above and to the right."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all, with the same bytes each time."""
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -30,7 +30,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The judgement of `n` predictions.
+    """The judgment of `n` predictions.
 
     Attributes:
         labels: int64 ``[n]``.
@@ -119,10 +119,10 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[f
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / trials
-    centre = share + z**2 / (2 * trials)
+    center = share + z**2 / (2 * trials)
     margin = z * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
     scale = 1 + z**2 / trials
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
 
 
 def calibration_bins(

@@ -1,6 +1,6 @@
 """MNIST's digits as the pictures people send, and pictures that hold no digit.
 
-Nothing here is learnt from. One seed gives the same pictures anywhere.
+Nothing here is learned from. One seed gives the same pictures anywhere.
 """
 
 import io
@@ -16,53 +16,53 @@ import numpy as np
 from matplotlib import cbook
 from PIL import Image, ImageDraw, ImageFont
 
-from mnist_cnn.imaging.load import Grey, load_grey
-from mnist_cnn.reader.recognizer import Reading, Recognizer
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn.imaging.load import Gray, load_gray
+from mnist_cnn.reader.recognizer import Prediction, Recognizer
+from mnist_cnn_train.data.dataset import Dataset
 
 Random = np.random.Generator
 Point = tuple[float, float]
 SIDE = 140  # of a picture of no digit
 
 
-def _as_it_is(digit: Grey, rng: Random) -> Image.Image:
+def _as_it_is(digit: Gray, rng: Random) -> Image.Image:
     return Image.fromarray(digit)
 
 
-def _inverted(digit: Grey, rng: Random) -> Image.Image:
+def _inverted(digit: Gray, rng: Random) -> Image.Image:
     return Image.fromarray(255 - digit)
 
 
-def _enlarged(digit: Grey, rng: Random) -> Image.Image:
+def _enlarged(digit: Gray, rng: Random) -> Image.Image:
     return Image.fromarray(digit).resize((300, 300), Image.Resampling.BICUBIC)
 
 
-def _shifted(digit: Grey, rng: Random) -> Image.Image:
+def _shifted(digit: Gray, rng: Random) -> Image.Image:
     """Anywhere in a picture of twice the size."""
     picture = Image.new("L", (56, 56))
     picture.paste(Image.fromarray(digit), (int(rng.integers(29)), int(rng.integers(29))))
     return picture
 
 
-def _on_coloured_paper(digit: Grey, rng: Random) -> Image.Image:
+def _on_colored_paper(digit: Gray, rng: Random) -> Image.Image:
     paper = rng.integers(150, 256, 3)
     ink = rng.integers(0, 90, 3)
     share = digit[:, :, None] / 255
     return Image.fromarray((paper + share * (ink - paper)).round().astype(np.uint8))
 
 
-def _jpeg(digit: Grey, rng: Random) -> Image.Image:
+def _jpeg(digit: Gray, rng: Random) -> Image.Image:
     return _compressed(Image.fromarray(digit), 30)
 
 
-def _transparent(digit: Grey, rng: Random) -> Image.Image:
+def _transparent(digit: Gray, rng: Random) -> Image.Image:
     """Drawn in white on nothing, as by many a drawing program."""
     picture = Image.new("LA", (28, 28), (255, 0))
     picture.putalpha(Image.fromarray(digit))
     return picture
 
 
-def _photographed(digit: Grey, rng: Random) -> Image.Image:
+def _photographed(digit: Gray, rng: Random) -> Image.Image:
     """By pen on ruled paper, under a lamp from one side and with a shadow across."""
     side = 240
     ink = np.asarray(
@@ -88,12 +88,12 @@ def _compressed(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(content)
 
 
-DISGUISES: Mapping[str, Callable[[Grey, Random], Image.Image]] = {
+PICTURE_KINDS: Mapping[str, Callable[[Gray, Random], Image.Image]] = {
     "as it is": _as_it_is,
     "inverted": _inverted,
     "enlarged to 300x300": _enlarged,
     "shifted": _shifted,
-    "on coloured paper": _on_coloured_paper,
+    "on colored paper": _on_colored_paper,
     "JPEG of quality 30": _jpeg,
     "drawn in white on transparency": _transparent,
     "photographed on ruled paper": _photographed,
@@ -227,7 +227,7 @@ def _blank(rng: Random) -> Image.Image:
 # Letters that many hands, or most fonts, write as a digit.
 LIKE_DIGITS = "BDGIOQSZbgijloqsz"
 UNLIKE_DIGITS = "ACEFHJKLMNPRTUVWXYacdefhkmnprtuvwxy"
-NO_DIGITS: Mapping[str, Callable[[Random], Image.Image]] = {
+NON_DIGIT_KINDS: Mapping[str, Callable[[Random], Image.Image]] = {
     "blank paper": _blank,
     "noise": _noise,
     "scribbles": _scribble,
@@ -239,48 +239,48 @@ NO_DIGITS: Mapping[str, Callable[[Random], Image.Image]] = {
 
 
 def examples(
-    recognizer: Recognizer, digits: Digits, each: int
-) -> dict[str, list[tuple[Grey, Reading]]]:
+    recognizer: Recognizer, digits: Dataset, each: int
+) -> dict[str, list[tuple[Gray, Prediction]]]:
     """The first pictures that `judge` looks at: `each` of every kind, and how they are read."""
     drawn: dict[str, list[Image.Image]] = {}
-    for name, disguise in DISGUISES.items():
+    for name, render in PICTURE_KINDS.items():
         rng = np.random.default_rng(0)
-        drawn[name] = [disguise(image, rng) for image in digits.images[:each]]
-    for name, draw in NO_DIGITS.items():
+        drawn[name] = [render(image, rng) for image in digits.images[:each]]
+    for name, draw in NON_DIGIT_KINDS.items():
         rng = np.random.default_rng(0)
         drawn[name] = [draw(rng) for _ in range(each)]
     return {
-        name: [(load_grey(picture), recognizer.predict(picture)) for picture in pictures]
+        name: [(load_gray(picture), recognizer.predict(picture)) for picture in pictures]
         for name, pictures in drawn.items()
     }
 
 
-def judge_disguises(recognizer: Recognizer, digits: Digits) -> dict[str, dict[str, float]]:
+def evaluate_pictures(recognizer: Recognizer, digits: Dataset) -> dict[str, dict[str, float]]:
     """How `recognizer` reads `digits` in each disguise.
 
     Gives, for each, the share that is read as the images themselves are (``agreement``), the
-    share that is read rightly, and the share that is ``flagged`` with a warning.
+    share that is read correctly, and the share that is ``flagged`` with a warning.
     """
-    direct = [reading.label for reading in recognizer.classify(digits.images)]
+    direct = [prediction.label for prediction in recognizer.classify(digits.images)]
     judged = {}
-    for name, disguise in DISGUISES.items():
+    for name, render in PICTURE_KINDS.items():
         rng = np.random.default_rng(0)
-        readings = list(recognizer.predict_many(disguise(image, rng) for image in digits.images))
-        labels = [reading.label for reading in readings]
+        predictions = list(recognizer.predict_many(render(image, rng) for image in digits.images))
+        labels = [prediction.label for prediction in predictions]
         pairs = list(zip(labels, direct, digits.labels, strict=True))
         judged[name] = {
             "agreement": mean(label == expected for label, expected, _ in pairs),
             "accuracy": mean(label == digits.names[truth] for label, _, truth in pairs),
-            "flagged": mean(reading.warning is not None for reading in readings),
+            "flagged": mean(prediction.warning is not None for prediction in predictions),
         }
     return judged
 
 
-def judge_no_digits(recognizer: Recognizer, pictures: int) -> dict[str, float]:
+def evaluate_non_digits(recognizer: Recognizer, pictures: int) -> dict[str, float]:
     """The share that is caught, flagged or said to hold no ink, of `pictures` of each kind."""
     caught = {}
-    for name, draw in NO_DIGITS.items():
+    for name, draw in NON_DIGIT_KINDS.items():
         rng = np.random.default_rng(0)
-        readings = list(recognizer.predict_many(draw(rng) for _ in range(pictures)))
-        caught[name] = mean(reading.warning is not None for reading in readings)
+        predictions = list(recognizer.predict_many(draw(rng) for _ in range(pictures)))
+        caught[name] = mean(prediction.warning is not None for prediction in predictions)
     return caught

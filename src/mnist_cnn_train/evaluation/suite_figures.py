@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from mnist_cnn_train.evaluation.figures import BLUE, GREY, _bare, _save, _short
+from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_figure, shorten
 
 if TYPE_CHECKING:
-    from mnist_cnn.reader.recognizer import Reading
+    from mnist_cnn.reader.recognizer import Prediction
 
 
-def draw_pictures(
-    examples: Mapping[str, Sequence["tuple[npt.NDArray[np.uint8], Reading]"]], path: Path
+def plot_pictures(
+    examples: Mapping[str, Sequence["tuple[npt.NDArray[np.uint8], Prediction]"]], path: Path
 ) -> None:
     """Draw pictures of each kind above what the network saw of them, and what was read.
 
@@ -29,17 +29,17 @@ def draw_pictures(
         grid = part.subplots(2, columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
-        for (above, below), (grey, reading) in zip(grid.T, pictures, strict=False):
-            above.imshow(grey, cmap="gray", vmin=0, vmax=255)
-            if reading.image is not None:
-                below.imshow(reading.image, cmap="gray", vmin=0, vmax=255)
-            doubt = "?" if reading.warning else ""
-            read = f"{_short(reading.label)}{doubt}" if reading.label else "no ink"
+        for (above, below), (gray, prediction) in zip(grid.T, pictures, strict=False):
+            above.imshow(gray, cmap="gray", vmin=0, vmax=255)
+            if prediction.image is not None:
+                below.imshow(prediction.image, cmap="gray", vmin=0, vmax=255)
+            doubt = "?" if prediction.warning else ""
+            read = f"{shorten(prediction.label)}{doubt}" if prediction.label else "no ink"
             below.set_title(read, fontsize="small", pad=2, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_robustness(
+def plot_robustness(
     report: Mapping[str, Any],
     examples: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.uint8]]]],
     path: Path,
@@ -70,16 +70,16 @@ def draw_robustness(
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255)
                 axes.set_title(f"{100 * accuracy:.1f}", fontsize="small", pad=2)
     axes = below.subplots()
-    for group, colour in zip(examples, (GREY, BLUE), strict=False):
+    for group, color in zip(examples, (GRAY, BLUE), strict=False):
         risks = report[group]["risk_by_coverage"]
         axes.plot(
             range(10, 101, 10),
             [100 * risk for risk in risks.values()],
             "o-",
-            color=colour,
+            color=color,
             label=group.replace("_", " "),
         )
     axes.set(xlabel="the surest … % of all readings", ylabel="errors among them (%)")
     axes.legend(frameon=False)
-    _bare(axes)
-    _save(figure, path)
+    hide_spines(axes)
+    save_figure(figure, path)

@@ -6,10 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mnist_cnn_train.evaluation.figures import BLUE, GREY, _bare, _save
+from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_figure
 
 
-def draw_study(study: Mapping[str, Any], path: Path) -> None:
+def plot_seeds(study: Mapping[str, Any], path: Path) -> None:
     """Draw the test accuracy of each recipe: every seed, their mean, its 95 % interval.
 
     `study` is what `mnist_cnn_train.experiments.seeds.report` gives for the published recipes.
@@ -19,19 +19,19 @@ def draw_study(study: Mapping[str, Any], path: Path) -> None:
     for place, found in enumerate(study.values()):
         accuracy = found["accuracy"]
         seeds = [100 * value for value in accuracy["seeds"].values()]
-        centre, low, high = (100 * accuracy[name] for name in ("mean", "low_95", "high_95"))
-        axes.scatter(seeds, [place] * len(seeds), s=18, color=GREY, alpha=0.5, linewidths=0)
+        center, low, high = (100 * accuracy[name] for name in ("mean", "low_95", "high_95"))
+        axes.scatter(seeds, [place] * len(seeds), s=18, color=GRAY, alpha=0.5, linewidths=0)
         axes.errorbar(
-            [centre],
+            [center],
             [place],
-            xerr=[[centre - low], [high - centre]],
+            xerr=[[center - low], [high - center]],
             fmt="o",
             color=BLUE,
             capsize=4,
         )
         axes.annotate(
-            f"{centre:.2f} ± {100 * accuracy['std']:.2f} %",
-            (centre, place),
+            f"{center:.2f} ± {100 * accuracy['std']:.2f} %",
+            (center, place),
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",
@@ -45,5 +45,5 @@ def draw_study(study: Mapping[str, Any], path: Path) -> None:
         loc="left",
         fontsize="medium",
     )
-    _bare(axes)
-    _save(figure, path)
+    hide_spines(axes)
+    save_figure(figure, path)

@@ -17,16 +17,16 @@ from mnist_cnn_train.pipeline.params import (
     Section,
     Seed,
     changed,
+    describe_errors,
     find_problems,
     read_yaml,
-    told,
 )
 
 # They say nothing about a recipe, or leave nothing to judge it by.
 NOT_SEARCHED = {
     "train.seed": "the best of several seeds is luck",
     "train.device": "it is no part of the recipe",
-    "train.final_fit": "it leaves no images to judge a trial by",
+    "train.train_on_validation": "it leaves no images to evaluate a trial by",
 }
 
 
@@ -93,7 +93,7 @@ def read_sweep(params: Params, path: Path = SWEEP) -> Sweep:
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:
-        raise _refusal(path, told(error, Plan)) from None
+        raise _refusal(path, describe_errors(error, Plan)) from None
     base = params.model_dump()
     if problems := list(_settings_problems(plan, base)):
         raise _refusal(path, problems)
@@ -129,10 +129,10 @@ def _settings_problems(plan: Plan, base: dict[str, Any]) -> Iterator[str]:
             yield f"settings.{key}: {value!r}; is among the ranges too"
     start = changed(base, {key: plan.settings[key] for key in plan.settings.keys() & known})
     yield from (f"settings.{line}" for line in find_problems(start))
-    if start["train"]["final_fit"] is True:
+    if start["train"]["train_on_validation"] is True:
         yield (
-            "train.final_fit: True; should be false in a sweep, since it leaves no images to "
-            "judge a trial by"
+            "train.train_on_validation: True; should be false in a sweep, since it leaves no "
+            "images to evaluate a trial by"
         )
     if not plan.ranges:
         yield "ranges: {}; should be one or more dotted keys of params.yaml with ranges"
@@ -165,7 +165,7 @@ def _space(key: Any, written: Any, plan: Plan, base: dict[str, Any]) -> Space:
     try:
         space = Range.model_validate(written)
     except ValidationError as error:
-        raise _RangeError(*(f"{name}.{line}" for line in told(error, Range))) from None
+        raise _RangeError(*(f"{name}.{line}" for line in describe_errors(error, Range))) from None
     _check_range(name, space, kind)
     return space
 

@@ -2,7 +2,7 @@
 
 Each run is a `dvc exp run --temp`, so it works in a folder of its own, and several go at once.
 What ran before, with the same code, data and settings, comes from DVC's cache within seconds: a
-study that was interrupted goes on where it was. DVC's queue would do the same, but a worker that
+study that was interrupted resumes where it was. DVC's queue would do the same, but a worker that
 is killed can leave a task behind that `dvc exp show` stumbles over.
 """
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.experiments.dvc import Setting, arguments, dvc, experiments, settings
-from mnist_cnn_train.experiments.paths import ABLATION, ROBUST_STUDY, STUDY
+from mnist_cnn_train.experiments.paths import ABLATION, ROBUST, SEEDS
 from mnist_cnn_train.experiments.recipes import Recipes
 from mnist_cnn_train.pipeline.params import changed, read_yaml
 from mnist_cnn_train.pipeline.paths import ACCURACY, PARAMS, VALIDATION
@@ -44,7 +44,7 @@ GROUPS = {
             "evaluate",
             ACCURACY,
             ("accuracy", "negative_log_likelihood", "calibration_error"),
-            STUDY,
+            SEEDS,
         ),
         Group(
             "robust",
@@ -56,7 +56,7 @@ GROUPS = {
                 "held_out_corruption_error",
                 "held_out_calibration_error",
             ),
-            ROBUST_STUDY,
+            ROBUST,
         ),
         Group(
             "ablation", "train", VALIDATION, ("validation_accuracy", "validation_loss"), ABLATION
@@ -80,7 +80,7 @@ class Run:
         return f"{self.group}-{self.recipe}-{self.seed}"
 
 
-def run_study(
+def run_seeds(
     recipes: Recipes, group: Group, seeds: int, jobs: int
 ) -> dict[str, dict[int, Metrics]]:
     """The metrics of each recipe with each of the seeds from 0.
@@ -124,7 +124,7 @@ def run_study(
 
 
 def check_settings(runs: list[Run]) -> None:
-    """Remove what was run with other settings than its own, and refuse to go on.
+    """Remove what was run with other settings than its own, and refuse to resume.
 
     DVC passes settings through the workspace: of two runs that start at once, it may rarely give
     one the settings of the other.
@@ -170,14 +170,14 @@ def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
     return sorted(failures)
 
 
-def summarise(values: list[float]) -> dict[str, float]:
+def summarize(values: list[float]) -> dict[str, float]:
     """Mean, standard deviation, and Student's 95 % interval of the mean, of `values`.
 
     The standard deviation is that of a sample (divided by n - 1).
     """
-    centre, spread = mean(values), stdev(values)
+    center, spread = mean(values), stdev(values)
     half = float(student_t.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5
-    figures = {"mean": centre, "std": spread, "low_95": centre - half, "high_95": centre + half}
+    figures = {"mean": center, "std": spread, "low_95": center - half, "high_95": center + half}
     return {name: round(figure, 6) for name, figure in figures.items()}
 
 
@@ -189,5 +189,5 @@ def report(recipes: Recipes, results: dict[str, dict[int, Metrics]]) -> dict[str
         content[recipe] = {"changes": recipes[recipe]}
         for name in metrics:
             seeds = {str(seed): found[name] for seed, found in by_seed.items()}
-            content[recipe][name] = {**summarise(list(seeds.values())), "seeds": seeds}
+            content[recipe][name] = {**summarize(list(seeds.values())), "seeds": seeds}
     return content

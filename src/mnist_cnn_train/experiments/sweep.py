@@ -35,9 +35,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from tqdm import tqdm
 
-from mnist_cnn.core.errors import MnistCnnError, told_plainly
+from mnist_cnn.core.errors import MnistCnnError, exit_on_error
 from mnist_cnn.core.files import sha256
-from mnist_cnn_train.data.dataset import Digits, read_training_digits
+from mnist_cnn_train.data.dataset import Dataset, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.experiments.dvc import Setting, arguments, dvc, experiments
 from mnist_cnn_train.experiments.paths import SWEEPS
@@ -51,7 +51,7 @@ DATABASE = f"sqlite:///{SWEEPS}"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # Names of user attributes: of a study, and of a trial.
-MADE_OF = "made_of"
+FINGERPRINT = "fingerprint"
 BEGUN, LAST, DIVERGED = "begun", "last", "diverged"
 
 
@@ -85,12 +85,12 @@ def open_study(sweep: Sweep, url: str, name: str, make: bool = True) -> optuna.S
             direction="minimize" if plan.objective == "validation_loss" else "maximize",
             load_if_exists=True,
         )
-        made_of = _made_of(sweep)
-        known = study.user_attrs.get(MADE_OF)
+        fingerprint = _fingerprint(sweep)
+        known = study.user_attrs.get(FINGERPRINT)
         if known is None and not study.get_trials(deepcopy=False):
-            study.set_user_attr(MADE_OF, made_of)
-            known = made_of
-    others = [part for part in made_of if made_of[part] != (known or {}).get(part)]
+            study.set_user_attr(FINGERPRINT, fingerprint)
+            known = fingerprint
+    others = [part for part in fingerprint if fingerprint[part] != (known or {}).get(part)]
     if others:
         raise MnistCnnError(
             f"the study {name!r} was made with other {' and '.join(others)}; "
@@ -99,7 +99,7 @@ def open_study(sweep: Sweep, url: str, name: str, make: bool = True) -> optuna.S
     return study
 
 
-def _made_of(sweep: Sweep) -> dict[str, str]:
+def _fingerprint(sweep: Sweep) -> dict[str, str]:
     """The SHA-256 of what the results of a study depend on."""
     code = [name for name in read_yaml(PIPELINE)["stages"]["train"]["deps"] if name[:4] == "src/"]
     # How many trials are wanted, and for how long a worker may be silent, can change on the way.
@@ -245,7 +245,7 @@ class _SurplusError(Exception):
 
 
 class _Objective:
-    """Trains as the train stage does, and gives what is to be minimised or maximised."""
+    """Trains as the train stage does, and gives what is to be minimized or maximised."""
 
     def __init__(self, sweep: Sweep, name: str, storage: RDBStorage, parent: int) -> None:
         split = sweep.base.data.split
@@ -276,7 +276,7 @@ class _Objective:
             *(params.model.model_dump_json(), params.train.model_dump_json()),
             f"{self._name} {_origin(trials[trial.number])}",  # not shared with any other trial
         )
-        digits: tuple[Digits, Digits] = self._training, self._validation
+        digits: tuple[Dataset, Dataset] = self._training, self._validation
         checkpoint = Checkpoint.of(settings, digits)
         try:
             with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
@@ -332,10 +332,10 @@ def _suggest(trial: Trial, sweep: Sweep) -> dict[str, Setting]:
     return changes
 
 
-def _work(sweep: Sweep, url: str, name: str, parent: int) -> None:
+def _worker_main(sweep: Sweep, url: str, name: str, parent: int) -> None:
     """Do trials until as many as are wanted are finished: what the process of a worker runs."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with told_plainly("mnist-cnn"):
+    with exit_on_error("mnist-cnn"):
         try:
             with _told_database(url):
                 _do_trials(sweep, url, name, parent)
@@ -418,7 +418,7 @@ def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
         return study
     context = multiprocessing.get_context("spawn")
     given = (sweep, url, name, os.getpid())
-    workers = [context.Process(target=_work, args=given, daemon=True) for _ in range(jobs)]
+    workers = [context.Process(target=_worker_main, args=given, daemon=True) for _ in range(jobs)]
     # Ctrl-C reaches all processes of a terminal, but only this one is to answer.
     answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for worker in workers:
@@ -452,7 +452,7 @@ def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
     if len(told) < wanted:
         raise MnistCnnError(
             f"the workers ended with {len(told)} of {wanted} trials finished; the same command "
-            "goes on from there"
+            "resumes from there"
         )
     return study
 
@@ -460,7 +460,7 @@ def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
 def described(trial: FrozenTrial) -> str:
     """A line on a trial that is finished."""
     again = "" if _origin(trial) == trial.number else f" ({_origin(trial)} again)"
-    settings = ", ".join(f"{_short(key)} {_shown(value)}" for key, value in trial.params.items())
+    settings = ", ".join(f"{_shorten(key)} {_shown(value)}" for key, value in trial.params.items())
     return f"trial {trial.number}{again}: {', '.join(_outcome(trial))}; {settings}"
 
 
@@ -473,7 +473,7 @@ def _outcome(trial: FrozenTrial) -> list[str]:
     return [*stopped, f"validation loss {loss:.4f}", f"accuracy {accuracy:.2%}"]
 
 
-def _short(key: str) -> str:
+def _shorten(key: str) -> str:
     return key.removeprefix("train.")
 
 
@@ -503,7 +503,7 @@ def summary(study: optuna.Study, wanted: int, shown: int = 10) -> Iterator[str]:
     done = finished(study.get_trials(deepcopy=False), wanted)
     whole = [trial for trial in done if trial.value is not None and trial.state == FINISHED[0]]
     ranked = sorted(whole, key=lambda trial: sign * (trial.value or 0.0))
-    rows = [["trial", "loss", "accuracy", *map(_short, best.params)]]
+    rows = [["trial", "loss", "accuracy", *map(_shorten, best.params)]]
     for trial in ranked[:shown]:
         last = trial.user_attrs[LAST]
         figures = f"{last['validation_loss']:.4f}", f"{last['validation_accuracy']:.2%}"

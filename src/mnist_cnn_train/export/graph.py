@@ -9,11 +9,11 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from mnist_cnn.core.mnist import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
-from mnist_cnn.onnxfile.contract import INPUT, LABELS, OUTPUTS
+from mnist_cnn.onnxfile.contract import INPUT, LABELS_KEY, OUTPUTS
 from mnist_cnn_train.data.catalog import CREDITS, MNIST, Description
 from mnist_cnn_train.model.networks import DigitNetwork, to_input
 
-NORMALISATIONS = {
+NORMALIZATIONS = {
     "fixed": f"(image / 255 - {PIXEL_MEAN}) / {PIXEL_STD}",
     "image": "by the mean and deviation of each image",
 }
@@ -35,17 +35,17 @@ class Deployable(nn.Module):
 def describe(
     network: DigitNetwork, weights_sha256: str, accuracy: float, data: Description = MNIST
 ) -> dict[str, str]:
-    """What the ONNX file says about itself, and about the `data` it learnt from and was judged by.
+    """What the ONNX file says about itself, and about the `data` it learned from and was judged by.
 
     Its `accuracy` on the test images is from 0 to 1.
     """
     return {
-        LABELS: ",".join(data.names),
+        LABELS_KEY: ",".join(data.names),
         "pixels": "0 is background, 255 is ink",
-        "normalisation": f"{NORMALISATIONS[network.normalisation]}, inside the graph",
+        "normalization": f"{NORMALIZATIONS[network.normalization]}, inside the graph",
         "dataset": CREDITS[data.dataset],
         "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
-        "views": str(network.views),
+        "views": str(network.tta_views),
         "test_accuracy": str(accuracy),
         "weights_sha256": weights_sha256,
         "licence": "MIT",

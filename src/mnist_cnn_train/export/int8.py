@@ -13,11 +13,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from mnist_cnn.core.errors import CheckFailedError
 from mnist_cnn.onnxfile.contract import INPUT
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.export.parity import run_logits
 
 # What has weights, and what lies between; softmax stays as it is.
-QUANTISED = ["Conv", "Gemm", "MaxPool"]
+QUANTIZED = ["Conv", "Gemm", "MaxPool"]
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {INPUT: batch}
 
 
-def quantise(model: ModelProto, calibration: Digits, metadata: Mapping[str, str]) -> ModelProto:
+def quantize(model: ModelProto, calibration: Dataset, metadata: Mapping[str, str]) -> ModelProto:
     """`model` with weights and activations in eight bits, the weights with a scale per channel.
 
     Both are unsigned. With signed weights, onnxruntime multiplies by an instruction that saturates
@@ -53,7 +53,7 @@ def quantise(model: ModelProto, calibration: Digits, metadata: Mapping[str, str]
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX.
     """
-    with tempfile.TemporaryDirectory() as folder:  # the quantiser writes only to files
+    with tempfile.TemporaryDirectory() as folder:  # the quantizer writes only to files
         path = Path(folder) / "int8.onnx"
         root = logging.getLogger()
         level = root.level
@@ -64,7 +64,7 @@ def quantise(model: ModelProto, calibration: Digits, metadata: Mapping[str, str]
                 path,
                 _Batches(calibration.images),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=QUANTISED,
+                op_types_to_quantize=QUANTIZED,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QUInt8,
@@ -103,14 +103,14 @@ def _shortly_named(model: ModelProto) -> ModelProto:
 
 
 def check_int8(
-    small: ModelProto, model: ModelProto, digits: Digits, tolerance: float, limit: float
+    small: ModelProto, model: ModelProto, digits: Dataset, tolerance: float, limit: float
 ) -> float:
     """Compare `small` on `digits` with `model`, and with what its own file says, to the letter.
 
     Args:
-        small: what `quantise` gave of `model`.
+        small: what `quantize` gave of `model`.
         model: what `export_onnx` gave.
-        digits: which the network has not learnt from, else the comparison flatters it.
+        digits: which the network has not learned from, else the comparison flatters it.
         tolerance: the largest difference of a logit between what onnxruntime makes of the file on
             this processor, in integers, and what it says.
         limit: the largest loss of accuracy against `model`.
@@ -134,7 +134,7 @@ def check_int8(
     loss = accuracies[0] - accuracies[1]
     if loss > limit + 1e-9:  # a difference of two shares is not exact
         raise CheckFailedError(
-            f"in int8 the model loses {loss:.4f} of its accuracy, more than export.int8_loss "
+            f"in int8 the accuracy drops by {loss:.4f}, more than export.max_int8_accuracy_drop "
             f"{limit:g}; no int8 model was written"
         )
     return accuracies[1]

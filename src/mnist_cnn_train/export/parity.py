@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mnist_cnn.core.errors import CheckFailedError
 from mnist_cnn.onnxfile.contract import INPUT, OUTPUTS
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.model.networks import predict_logits
 
 # One image, a batch that divides nothing, a usual one, and the whole test set at once.
@@ -77,7 +77,7 @@ def open_session(model: ModelProto, as_written: bool = False) -> onnxruntime.Inf
 def check_parity(
     model: ModelProto,
     network: nn.Module,
-    digits: Digits,
+    digits: Dataset,
     tolerance: float,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Parity:

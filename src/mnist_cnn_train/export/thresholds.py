@@ -13,53 +13,55 @@ import onnx
 from onnx import ModelProto
 
 from mnist_cnn.imaging.normalize import to_mnist
-from mnist_cnn.onnxfile.contract import LEAST_LOGITS
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn.onnxfile.contract import LOGIT_THRESHOLDS_KEY
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.export.parity import run_logits
 
 NO_BOUND = -1e6  # of a label that no digit was read as: nothing is known, so nothing is flagged
 
 
-def to_choose_from(validation: Digits) -> Digits:
+def threshold_split(validation: Dataset) -> Dataset:
     """Four of five validation images: the bound is chosen on these."""
     return validation.take(np.flatnonzero(np.arange(len(validation)) % 5))
 
 
-def to_judge_by(validation: Digits) -> Digits:
+def holdout_split(validation: Dataset) -> Dataset:
     """The others: the reader of pictures is judged by these."""
     return validation.take(np.arange(0, len(validation), 5))
 
 
-def read_by(digits: Digits, dataset: str) -> npt.NDArray[np.uint8]:
-    """The images ``[n, 28, 28]`` by which the recogniser will know `digits` of `dataset`.
+def reader_inputs(digits: Dataset, dataset: str) -> npt.NDArray[np.uint8]:
+    """The images ``[n, 28, 28]`` by which the recognizer will know `digits` of `dataset`.
 
     A folder's are what it made of people's pictures, and to make that once more would blur them.
     """
-    return digits.images if dataset == "folder" else seen_as_pictures(digits)
+    return digits.images if dataset == "folder" else preprocess_images(digits)
 
 
-def seen_as_pictures(digits: Digits) -> npt.NDArray[np.uint8]:
-    """The images ``[n, 28, 28]`` that the recogniser makes of `digits`, less those without ink."""
+def preprocess_images(digits: Dataset) -> npt.NDArray[np.uint8]:
+    """The images ``[n, 28, 28]`` that the recognizer makes of `digits`, less those without ink."""
     seen = [image for image in map(to_mnist, digits.images) if image is not None]
     return np.stack(seen) if seen else digits.images[:0]
 
 
-def note_least_logits(model: ModelProto, digits: npt.NDArray[np.uint8], flagged: float) -> None:
-    """Find, for each label, the bound that at most the share `flagged` of its `digits` is below.
+def set_logit_thresholds(
+    model: ModelProto, digits: npt.NDArray[np.uint8], max_false_alarm_rate: float
+) -> None:
+    """Set each label's threshold: at most `max_false_alarm_rate` of its digits are below.
 
     Its digits are those of ``[n, 28, 28]`` that are read as it. The bounds become a property of
-    `model`, `LEAST_LOGITS`.
+    `model`, `LOGIT_THRESHOLDS_KEY`.
     """
     logits = run_logits(model, digits, as_written=True)
     largest, label = logits.max(axis=1), logits.argmax(axis=1)
-    bounds = [_bound(largest[label == one], flagged) for one in range(logits.shape[1])]
+    bounds = [_bound(largest[label == one], max_false_alarm_rate) for one in range(logits.shape[1])]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    properties[LEAST_LOGITS] = ",".join(f"{bound:.2f}" for bound in bounds)
+    properties[LOGIT_THRESHOLDS_KEY] = ",".join(f"{bound:.2f}" for bound in bounds)
     onnx.helper.set_model_props(model, properties)
 
 
-def _bound(logits: npt.NDArray[np.float32], flagged: float) -> float:
+def _bound(logits: npt.NDArray[np.float32], max_false_alarm_rate: float) -> float:
     if not logits.size:
         return NO_BOUND
-    exact = float(np.quantile(logits, flagged, method="lower"))
+    exact = float(np.quantile(logits, max_false_alarm_rate, method="lower"))
     return math.floor(100 * exact) / 100  # rounded down, so that no more are below

@@ -10,11 +10,11 @@ from mnist_cnn.core.mnist import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD
 from mnist_cnn_train.pipeline.params import Model
 
 # Down and right, in pixels. The first `views` of them are taken: the image as it is, its four
-# neighbours, and those across the corners.
+# neighbors, and those across the corners.
 SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 
 # Added to an image's own variance, so that the noise of a blank one is not blown up.
-LEAST_VARIANCE = 1e-3
+MIN_VARIANCE = 1e-3
 
 
 class DigitNetwork(nn.Module, ABC):
@@ -29,16 +29,16 @@ class DigitNetwork(nn.Module, ABC):
     def __init__(
         self,
         dropout: float = 0.0,
-        views: int = 1,
-        normalisation: str = "fixed",
+        tta_views: int = 1,
+        normalization: str = "fixed",
         classes: int = len(LABELS),
     ) -> None:
         """Draw initial weights from torch's global generator.
 
         Args:
             dropout: probability with which each of the last channels is zeroed in training.
-            views: how many of `SHIFTS` are averaged.
-            normalisation: ``fixed``, by the mean and deviation of MNIST's pixels, or ``image``, by
+            tta_views: how many of `SHIFTS` are averaged.
+            normalization: ``fixed``, by the mean and deviation of MNIST's pixels, or ``image``, by
                 those of each image: then neither brightness nor contrast matters.
             classes: how many logits there are.
         """
@@ -46,8 +46,8 @@ class DigitNetwork(nn.Module, ABC):
         self.features = nn.Sequential(*self._layers())
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Linear(self.channels * 3 * 3, classes)
-        self.views = views
-        self.normalisation = normalisation
+        self.tta_views = tta_views
+        self.normalization = normalization
 
     @abstractmethod
     def _layers(self) -> list[nn.Module]:
@@ -55,28 +55,28 @@ class DigitNetwork(nn.Module, ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float ``[n, classes]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
-        if self.training or self.views == 1:
+        if self.training or self.tta_views == 1:
             return self._logits(images)
         paper = functional.pad(images, (1, 1, 1, 1))
-        views = [
+        tta_views = [
             paper[:, :, 1 - down :, 1 - right :][:, :, :IMAGE_SIZE, :IMAGE_SIZE]
-            for down, right in SHIFTS[: self.views]
+            for down, right in SHIFTS[: self.tta_views]
         ]
-        logits = self._logits(torch.cat(views))
-        return logits.reshape(self.views, -1, logits.shape[1]).mean(dim=0)
+        logits = self._logits(torch.cat(tta_views))
+        return logits.reshape(self.tta_views, -1, logits.shape[1]).mean(dim=0)
 
     def _logits(self, images: Tensor) -> Tensor:
-        normalised = self._normalised(images)
-        logits: Tensor = self.classifier(self.dropout(self.features(normalised)).flatten(1))
+        normalized = self._normalized(images)
+        logits: Tensor = self.classifier(self.dropout(self.features(normalized)).flatten(1))
         return logits
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        if self.normalisation == "fixed":
+    def _normalized(self, images: Tensor) -> Tensor:
+        if self.normalization == "fixed":
             return (images - PIXEL_MEAN) / PIXEL_STD
-        centred = images - images.mean((2, 3), keepdim=True)
-        variance = centred.square().mean((2, 3), keepdim=True)
+        centered = images - images.mean((2, 3), keepdim=True)
+        variance = centered.square().mean((2, 3), keepdim=True)
         # Not `sqrt`, which rounds as the vendor of the processor has it.
-        return centred * (variance + LEAST_VARIANCE).rsqrt()
+        return centered * (variance + MIN_VARIANCE).rsqrt()
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
@@ -217,7 +217,7 @@ ARCHITECTURES: dict[str, type[DigitNetwork]] = {
 def build(model: Model, classes: int = len(LABELS)) -> DigitNetwork:
     """The network that `model` describes, with initial weights from torch's global generator."""
     architecture = ARCHITECTURES[model.architecture]
-    return architecture(model.dropout, model.views, model.normalisation, classes)
+    return architecture(model.dropout, model.tta_views, model.normalization, classes)
 
 
 def to_input(pixels: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ from mnist_cnn.core.files import write_bytes
 
 # The one entry of the file's metadata: several would have no fixed order, and the same weights
 # would not always give the same bytes.
-DIGEST = "sha256"
+CHECKSUM_KEY = "sha256"
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write all parameters and buffers of `network`, whole or not at all, with their SHA-256."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_bytes(path, save(tensors, {DIGEST: _digest(tensors)}))
+    write_bytes(path, save(tensors, {CHECKSUM_KEY: _digest(tensors)}))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -37,7 +37,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise MnistCnnError(f"there is no {path}; run `dvc repro train`") from None
     except SafetensorError as error:
         raise MnistCnnError(f"{path} is damaged ({error}); run `make mend`") from None
-    if metadata.get(DIGEST) != _digest(tensors):
+    if metadata.get(CHECKSUM_KEY) != _digest(tensors):
         raise MnistCnnError(
             f"{path} is damaged: its SHA-256 is not the one noted in it; run `make mend`"
         )

@@ -19,7 +19,21 @@ Source = Annotated[
     str,
     Field(pattern=r"^(torchvision|npm|folder:.+)$", description="torchvision, npm or folder:PATH"),
 ]
-MOST_IMAGES = 10_000_000
+MAX_IMAGES = 10_000_000
+# Earlier names of settings, for who brings an older params.yaml.
+RENAMED = {
+    "data.test_share": "data.test_fraction",
+    "model.normalisation": "model.normalization",
+    "model.views": "model.tta_views",
+    "train.final_fit": "train.train_on_validation",
+    "train.clean_epochs": "train.unaugmented_epochs",
+    "train.hardest": "train.hard_example_fraction",
+    "train.averaging": "train.ema_decay",
+    "evaluate.suite_images": "evaluate.corruption_test_images",
+    "export.flagged": "export.max_false_alarm_rate",
+    "export.int8_loss": "export.max_int8_accuracy_drop",
+}
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -31,10 +45,10 @@ class Section(BaseModel):
 
 
 class Split(Section):
-    """How many of the training images are learnt from, and how many are held out."""
+    """How many of the training images are learned from, and how many are held out."""
 
-    train_images: int = Field(ge=10, le=MOST_IMAGES)
-    validation_images: int = Field(ge=10, le=MOST_IMAGES)
+    train_images: int = Field(ge=10, le=MAX_IMAGES)
+    validation_images: int = Field(ge=10, le=MAX_IMAGES)
     seed: Seed
 
 
@@ -42,7 +56,7 @@ class Data(Section):
     """Which images, where they come from, and how they are split."""
 
     dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "folder"]
-    test_share: float = Field(gt=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
     sources: list[Source] = Field(min_length=1)
     split: Split
 
@@ -52,8 +66,8 @@ class Model(Section):
 
     architecture: Literal["base", "fast", "deep", "robust"]
     dropout: float = Field(ge=0, lt=1)
-    normalisation: Literal["fixed", "image"]
-    views: int = Field(ge=1, le=9)
+    normalization: Literal["fixed", "image"]
+    tta_views: int = Field(ge=1, le=9)
 
 
 class Augmentation(Section):
@@ -81,9 +95,9 @@ class Train(Section):
     precision: Literal["fp32", "bf16"]
     seed: Seed
     epochs: int = Field(ge=1, le=10_000)
-    clean_epochs: int = Field(ge=0)
-    hardest: float = Field(gt=0, le=1)
-    batch_size: int = Field(ge=2, le=MOST_IMAGES)
+    unaugmented_epochs: int = Field(ge=0)
+    hard_example_fraction: float = Field(gt=0, le=1)
+    batch_size: int = Field(ge=2, le=MAX_IMAGES)
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float = Field(gt=0, le=10)
     momentum: float = Field(ge=0, lt=1)
@@ -91,9 +105,9 @@ class Train(Section):
     warmup: float = Field(ge=0, lt=1)
     weight_decay: Fraction
     label_smoothing: float = Field(ge=0, lt=1)
-    averaging: float = Field(ge=0, lt=1)
+    ema_decay: float = Field(ge=0, lt=1)
     augmentation: Augmentation
-    final_fit: bool
+    train_on_validation: bool
 
 
 class Evaluate(Section):
@@ -101,7 +115,7 @@ class Evaluate(Section):
 
     min_accuracy: Fraction
     calibration_bins: int = Field(ge=1, le=1000)
-    suite_images: int = Field(ge=0, le=MOST_IMAGES)
+    corruption_test_images: int = Field(ge=0, le=MAX_IMAGES)
 
 
 class Export(Section):
@@ -109,10 +123,10 @@ class Export(Section):
 
     opset: int = Field(ge=18, le=23)
     tolerance: float = Field(gt=0, le=1)
-    calibration_images: int = Field(ge=1, le=MOST_IMAGES)
-    int8_loss: Fraction
+    calibration_images: int = Field(ge=1, le=MAX_IMAGES)
+    max_int8_accuracy_drop: Fraction
     int8_tolerance: float = Field(gt=0, le=100)
-    flagged: Fraction
+    max_false_alarm_rate: Fraction
 
 
 class Params(Section):
@@ -187,11 +201,11 @@ def find_problems(content: dict[str, Any]) -> list[str]:
         Params.model_validate(content)
     except ValidationError as error:
         refused = {".".join(map(str, details["loc"])) for details in error.errors()}
-        return told(error, Params) + _conflicts(content, refused)
+        return describe_errors(error, Params) + _conflicts(content, refused)
     return _conflicts(content, set())
 
 
-def told(error: ValidationError, model: type[Section]) -> list[str]:
+def describe_errors(error: ValidationError, model: type[Section]) -> list[str]:
     """A line for each thing that keeps a content from being a `model`."""
     return [_problem(details, model) for details in error.errors()]
 
@@ -212,6 +226,8 @@ def _problem(details: ErrorDetails, model: type[Section]) -> str:
     if details["type"] in ("extra_forbidden", "invalid_key"):
         known = list(_schema(location[:-1], model)["properties"])
         close = difflib.get_close_matches(location[-1], known, n=1)
+        if key in RENAMED:
+            return f"{key}: {details['input']!r}; this setting is now called {RENAMED[key]}"
         hint = f"do you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return f"{key}: {details['input']!r}; unknown key, {hint}"
     value = "missing" if details["type"] == "missing" else repr(details["input"])
@@ -233,7 +249,7 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
 
     conflicts = []
     for key, limit in (
-        ("train.clean_epochs", "train.epochs"),
+        ("train.unaugmented_epochs", "train.epochs"),
         ("train.batch_size", "data.split.train_images"),
         ("export.calibration_images", "data.split.train_images"),
     ):
@@ -259,7 +275,7 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
                     "does not depend on how many processes there are"
                 )
     training, validation = (number(f"data.split.{part}_images") for part in ("train", "validation"))
-    images = TRAINING_IMAGES.get(str(setting("data.dataset")), MOST_IMAGES)
+    images = TRAINING_IMAGES.get(str(setting("data.dataset")), MAX_IMAGES)
     if training is not None and validation is not None and training + validation > images:
         left = images - training
         conflicts.append(

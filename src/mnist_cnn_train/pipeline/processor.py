@@ -35,7 +35,7 @@ class Processor:
         vendor: as the processor names it, such as ``GenuineIntel``; of other machines than
             x86-64 Linux, their architecture.
         family: as the processor numbers it; 0 where it does not.
-        model: likewise.
+        model: also.
         flags: the instruction sets that it has, as Linux names them.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mnist_cnn.core.errors import CheckFailedError, MnistCnnError, told_plainly
+from mnist_cnn.core.errors import CheckFailedError, MnistCnnError, exit_on_error
 from mnist_cnn_train.pipeline.outputs import restore_outputs
 from mnist_cnn_train.pipeline.paths import CHECKPOINTS
 
@@ -17,19 +17,19 @@ from mnist_cnn_train.pipeline.paths import CHECKPOINTS
 def running(stage: str) -> Iterator[None]:
     """Run the block as `stage`.
 
-    Failures that a user can mend end the process as `told_plainly` says. DVC deletes the outputs
+    Failures that a user can mend end the process as `exit_on_error` says. DVC deletes the outputs
     of a stage before it starts it. If the stage then ends early, because its settings are refused,
     the disk is full or somebody presses Ctrl-C, say, they are put back from DVC's cache, so that
     the last good model stays. Not so after a `CheckFailedError`, since that says that the model
     is not good.
     """
-    with told_plainly(stage), _ending_by_exception():
+    with exit_on_error(stage), _ending_by_exception():
         try:
             yield
         except CheckFailedError:
             raise
         except BaseException as error:
-            if not _is_member():
+            if not _in_torchrun():
                 _put_back_outputs()
             if isinstance(error, ImportError):
                 raise MnistCnnError(
@@ -46,20 +46,20 @@ def _ending_by_exception() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if _is_member() else end)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if _in_torchrun() else end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _is_member() -> bool:
+def _in_torchrun() -> bool:
     """Whether torchrun started this process; then all is left to the one that started torchrun."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def exclusive_lock(name: str) -> Iterator[None]:
     """Wait until no other process in this folder is within a block of this `name`.
 
     Where `dvc` alone was killed, its stage is still at work. However a process ends, the system

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn.core.errors import MnistCnnError, told_plainly
+from mnist_cnn.core.errors import MnistCnnError, exit_on_error
 from mnist_cnn.core.files import read_json
-from mnist_cnn_train.experiments.paths import STUDY
+from mnist_cnn_train.experiments.paths import SEEDS
 from mnist_cnn_train.pipeline.outputs import recorded_outputs
 from mnist_cnn_train.pipeline.params import parse_yaml
 from mnist_cnn_train.pipeline.paths import ACCURACY, LOCK, RAW_DATA
@@ -52,7 +52,7 @@ def verify() -> None:
     print(f"identical to the committed results: all {len(expected)} files, on {this_processor()}")
 
 
-def tell_differences() -> None:
+def report_differences() -> None:
     """Say in a line if the results here differ from the committed ones by the processor alone.
 
     Nothing is said where code, data or settings differ too, for then they should.
@@ -65,7 +65,7 @@ def tell_differences() -> None:
     if outputs(here) == outputs(committed) or _inputs(here) != _inputs(committed):
         return
     found, expected = read_json(ACCURACY)["accuracy"], json.loads(committed_accuracy)["accuracy"]
-    spread = read_json(STUDY)["default"]["accuracy"]["std"]
+    spread = read_json(SEEDS)["default"]["accuracy"]["std"]
     print(
         f"These results differ from the committed ones by rounding: accuracy {found:.2%} instead "
         f"of {expected:.2%}, {abs(found - expected) / spread:.1f} times the standard deviation "
@@ -108,8 +108,8 @@ def _git(*command: str) -> str:
 
 def main() -> None:
     """Verify, or compare what is here."""
-    with told_plainly("verify"):
-        tell_differences() if sys.argv[1:] == ["--here"] else verify()
+    with exit_on_error("verify"):
+        report_differences() if sys.argv[1:] == ["--here"] else verify()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The state of an unfinished training, from which it goes on after an interruption.
+"""The state of an unfinished training, from which it resumes after an interruption.
 
 It lies outside the outputs of the pipeline, since DVC deletes those before it runs a stage.
 """
@@ -21,10 +21,10 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from mnist_cnn.core.files import write_bytes
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.pipeline.paths import CHECKPOINTS
 
-DIGEST = hashlib.sha256().digest_size
+DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Checkpoint:
@@ -35,7 +35,7 @@ class Checkpoint:
         self.path = path
 
     @classmethod
-    def of(cls, settings: Iterable[str], data: Iterable[Digits]) -> Self:
+    def of(cls, settings: Iterable[str], data: Iterable[Dataset]) -> Self:
         """That of a training of this code on this kind of machine, with `settings` and `data`."""
         key = hashlib.sha256()
         for module in imported_sources():
@@ -60,9 +60,9 @@ class Checkpoint:
             written = self.path.read_bytes()
         except FileNotFoundError:
             return None
-        digest, content = written[:DIGEST], written[DIGEST:]
+        digest, content = written[:DIGEST_SIZE], written[DIGEST_SIZE:]
         if hashlib.sha256(content).digest() != digest:
-            tqdm.write(f"{self.path} is damaged; training starts anew")
+            tqdm.write(f"{self.path} is damaged; training starts again")
             return None
         return load(content)
 
@@ -89,7 +89,7 @@ class TrainingState:
     optimizer: Optimizer
     schedule: LambdaLR
     generator: torch.Generator
-    hardness: Tensor
+    sample_losses: Tensor
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"network": self.network}
@@ -106,8 +106,8 @@ class TrainingState:
             found |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
         found["steps"] = torch.tensor(self.schedule.last_epoch)
         found["order"] = self.generator.get_state()
-        found["dropout"] = _generator_of(self.hardness.device).get_state()
-        found["hardness"] = self.hardness
+        found["dropout"] = _generator_of(self.sample_losses.device).get_state()
+        found["hardness"] = self.sample_losses
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -120,8 +120,8 @@ class TrainingState:
             module.load_state_dict(parts[prefix])
         self._restore_optimizer(parts["optimizer"], int(tensors["steps"]))
         self.generator.set_state(tensors["order"])
-        _generator_of(self.hardness.device).set_state(tensors["dropout"])
-        self.hardness.copy_(tensors["hardness"])
+        _generator_of(self.sample_losses.device).set_state(tensors["dropout"])
+        self.sample_losses.copy_(tensors["hardness"])
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         parameters = [one for group in self.optimizer.param_groups for one in group["params"]]

@@ -23,7 +23,7 @@ PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """All the processes that train one network, as one of them sees them.
 
     Attributes:
@@ -37,7 +37,7 @@ class Processes:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process is the one that writes and tells."""
         return self.rank == 0
 
@@ -47,13 +47,13 @@ class Processes:
             return chosen
         return chosen.tensor_split(self.count)[self.rank]
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of every process's `tensor`, which is replaced by it."""
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def told_by_leader(self, value: Any) -> Any:
+    def broadcast_from_leader(self, value: Any) -> Any:
         """What the leader has as `value`."""
         told = [value]
         if self.count > 1:
@@ -61,10 +61,10 @@ class Processes:
         return told[0]
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def is_member() -> bool:
+def in_torchrun() -> bool:
     """Whether torchrun started this process, as one of several or as the only one."""
     return dist.is_torchelastic_launched()
 
@@ -94,7 +94,7 @@ def launch(command: Sequence[str], processes: int) -> None:
         rank, failure = error.get_first_failure()
         raise MnistCnnError(
             f"process {rank} of the training {_ended(failure.exitcode)}, so the others were ended "
-            "too; start again, once what it told is mended: it goes on after the last whole epoch"
+            "too; start again, once what it told is mended: it resumes after the last whole epoch"
         ) from None
 
 
@@ -103,8 +103,8 @@ def _ended(code: int) -> str:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """What torchrun started this process as a part of; outside of it, `ALONE`.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """What torchrun started this process as a part of; outside of it, `SINGLE_PROCESS`.
 
     Args:
         device: `train.device`. On GPUs the processes speak by NCCL, else by Gloo.
@@ -112,12 +112,12 @@ def joined(device: str) -> Iterator[Processes]:
     Raises:
         MnistCnnError: within the block, another process was lost.
     """
-    if not is_member():
-        yield ALONE
+    if not in_torchrun():
+        yield SINGLE_PROCESS
         return
     on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
-    processes = Processes(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+    processes = ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
     try:
         yield processes
     except RuntimeError as error:
@@ -128,7 +128,7 @@ def joined(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-class ProcessGradients:
+class DistributedGradients:
     """Splits each batch among processes, and adds up their gradients.
 
     They are those of one process that takes the whole batch, but for the order in which sums are
@@ -136,8 +136,8 @@ class ProcessGradients:
     however many a process has.
     """
 
-    def __init__(self, network: nn.Module, processes: Processes) -> None:
-        """Share out the batches of `network`, whose batch norms `synchronise` has replaced."""
+    def __init__(self, network: nn.Module, processes: ProcessGroup) -> None:
+        """Share out the batches of `network`, whose batch norms `synchronize` has replaced."""
         self._processes = processes
         device = next(network.parameters()).device
         self._network = DistributedDataParallel(
@@ -164,10 +164,10 @@ class ProcessGradients:
         weight = len(share) / even if len(share) < len(chosen) else 1.0
         value = loss(self._network, share) * weight
         value.backward()
-        return processes.add_up(value.detach()) / processes.count
+        return processes.all_reduce(value.detach()) / processes.count
 
 
-def gather(values: Tensor, batches: Sequence[Tensor], processes: Processes) -> None:
+def gather(values: Tensor, batches: Sequence[Tensor], processes: ProcessGroup) -> None:
     """Give every process what each has set in `values`, at least 0, for its shares of `batches`."""
     if processes.count == 1:
         return
@@ -178,7 +178,7 @@ def gather(values: Tensor, batches: Sequence[Tensor], processes: Processes) -> N
     values[every] = found[every]
 
 
-def synchronise(network: nn.Module, processes: Processes) -> None:
+def synchronize(network: nn.Module, processes: ProcessGroup) -> None:
     """Let the batch norms of `network` take the statistics of all processes' shares.
 
     Their parameters stay the same objects, of the same names.
@@ -191,10 +191,10 @@ def synchronise(network: nn.Module, processes: Processes) -> None:
     for module in list(network.modules()):
         for name, norm in module.named_children():
             if isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, SynchronisedBatchNorm.of(norm))
+                setattr(module, name, SynchronizedBatchNorm.of(norm))
 
 
-class SynchronisedBatchNorm(nn.BatchNorm2d):
+class SynchronizedBatchNorm(nn.BatchNorm2d):
     """What `torch.nn.SyncBatchNorm` is on GPUs, which refuses to run on CPUs.
 
     In training, the mean and the variance are those of the images of all processes.
@@ -209,7 +209,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         return twin
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise `images`, float ``[n, c, h, w]``."""
+        """Normalize `images`, float ``[n, c, h, w]``."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(images)
         images = images.to(self.weight.dtype)  # which a network in bf16 keeps in fp32
@@ -220,10 +220,10 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * (count / (count - 1)), momentum)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        normalised: Tensor = _Normalised.apply(
+        normalized: Tensor = _Normalized.apply(
             images, self.weight, self.bias, mean, variance, count, self.eps
         )
-        return normalised
+        return normalized
 
 
 def _statistics(images: Tensor, around: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -241,7 +241,7 @@ def _statistics(images: Tensor, around: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return around + away, (second / total - away.square()).clamp_min(0), total
 
 
-class _Normalised(torch.autograd.Function):
+class _Normalized(torch.autograd.Function):
     """Batch norm by statistics of all processes, and its gradient, which takes sums of them all."""
 
     @staticmethod

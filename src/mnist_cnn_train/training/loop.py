@@ -12,27 +12,27 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.data.dataset import Digits
+from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.model.networks import build, predict_logits, to_input
 from mnist_cnn_train.pipeline.params import Model, Train
 from mnist_cnn_train.training.checkpoint import Checkpoint, TrainingState
 from mnist_cnn_train.training.distributed import (
-    ALONE,
-    Processes,
-    ProcessGradients,
+    SINGLE_PROCESS,
+    DistributedGradients,
+    ProcessGroup,
     gather,
-    synchronise,
+    synchronize,
 )
 from mnist_cnn_train.training.parallel import ThreadedGradients
 from mnist_cnn_train.training.setup import (
-    _averaged,
-    _make_deterministic,
-    _optimizer,
-    _schedule,
+    averaged_copy,
+    learning_rate_factor,
+    make_deterministic,
+    make_optimizer,
     select_device,
 )
-from mnist_cnn_train.transforms.affine import draw_distortions, warp
-from mnist_cnn_train.transforms.corruptions import strike, to_pixels
+from mnist_cnn_train.transforms.affine import sample_distortions, warp
+from mnist_cnn_train.transforms.corruptions import corrupt_batch, to_pixels
 
 # Many enough to be quick, few enough for the memory.
 DAMAGED_AT_ONCE = 2_500
@@ -62,12 +62,12 @@ class DivergedError(MnistCnnError):
 
 
 def train(
-    training: Digits,
-    validation: Digits | None,
+    training: Dataset,
+    validation: Dataset | None,
     model: Model,
     recipe: Train,
     checkpoint: Checkpoint | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     after_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Trained:
     """Train a network on `training`, and watch it on `validation`, which changes nothing.
@@ -80,7 +80,7 @@ def train(
         validation: what to watch; None where nothing is held out.
         model: which network to build.
         recipe: how to train it.
-        checkpoint: where the state is kept after each epoch, and where training goes on from.
+        checkpoint: where the state is kept after each epoch, and where training resumes from.
             That changes nothing in the result, to the bit.
         processes: those that share the batches, of which each calls this with the same arguments
             and returns the same network. What all of them compute is what one would, but for the
@@ -93,26 +93,26 @@ def train(
         MnistCnnError: the device is absent.
     """
     device = select_device(recipe.device, processes)
-    _make_deterministic(recipe)
+    make_deterministic(recipe)
     network = build(model, len(training.names)).to(device).to(memory_format=torch.channels_last)
-    synchronise(network, processes)
-    averaged = _averaged(network, recipe)
+    synchronize(network, processes)
+    averaged = averaged_copy(network, recipe)
     images, labels = _on(device, training)
-    hardness = torch.zeros(len(images), device=device)
+    sample_losses = torch.zeros(len(images), device=device)
     generator = torch.Generator(device).manual_seed(recipe.seed)
     sizes = epoch_sizes(len(images), recipe)
     steps = sum(math.ceil(size / recipe.batch_size) for size in sizes)
-    optimizer = _optimizer(network, recipe)
-    schedule = LambdaLR(optimizer, _schedule(recipe, steps))
+    optimizer = make_optimizer(network, recipe)
+    schedule = LambdaLR(optimizer, learning_rate_factor(recipe, steps))
     threads = recipe.threads if device.type == "cpu" else 1
 
     log: list[EpochLog] = []
-    state = TrainingState(network, averaged, optimizer, schedule, generator, hardness)
-    saved = checkpoint.load() if checkpoint and processes.leads else None
-    if saved := processes.told_by_leader(saved):
+    state = TrainingState(network, averaged, optimizer, schedule, generator, sample_losses)
+    saved = checkpoint.load() if checkpoint and processes.is_leader else None
+    if saved := processes.broadcast_from_leader(saved):
         log = _log_of(saved.pop("log"))
         state.restore(saved)
-        _tell(f"going on after epoch {log[-1].epoch}", processes)
+        _report(f"going on after epoch {log[-1].epoch}", processes)
     with (
         _gradients(network, threads, processes) as gradients,
         tqdm(
@@ -120,18 +120,21 @@ def train(
             initial=schedule.last_epoch,
             unit="batch",
             leave=False,
-            disable=None if processes.leads else True,
+            disable=None if processes.is_leader else True,
         ) as progress,
     ):
         for epoch, size in list(enumerate(sizes, start=1))[len(log) :]:
-            distortions = _draw_distortions(len(images), recipe, epoch, device)
+            distortions = _sample_distortions(len(images), recipe, epoch, device)
             seen = images
-            if recipe.augmentation.corruption and epoch <= recipe.epochs - recipe.clean_epochs:
+            if (
+                recipe.augmentation.corruption
+                and epoch <= recipe.epochs - recipe.unaugmented_epochs
+            ):
                 seen = _damaged(images, distortions, recipe, epoch, processes)
                 distortions = None
-            loss = _Loss(seen, labels, distortions, hardness, recipe)
+            loss = _Loss(seen, labels, distortions, sample_losses, recipe)
             network.train()
-            batches = _draw_order(hardness, size, generator).split(recipe.batch_size)
+            batches = _sample_order(sample_losses, size, generator).split(recipe.batch_size)
             losses = torch.empty(len(batches), device=device)
             for step, chosen in enumerate(batches):
                 losses[step] = gradients.backward(loss, chosen)
@@ -140,13 +143,13 @@ def train(
                 if averaged:
                     averaged.update_parameters(network)
                 progress.update()
-            gather(hardness, batches, processes)
+            gather(sample_losses, batches, processes)
             watched = _watch(averaged or network, validation, device)
             entry = EpochLog(epoch, losses.mean().item(), *watched)
             _check_finite(losses, entry)
             log.append(entry)
-            _tell(_told(entry, recipe.epochs), processes)
-            if checkpoint and processes.leads:
+            _report(format_epoch(entry, recipe.epochs), processes)
+            if checkpoint and processes.is_leader:
                 checkpoint.save({**state.tensors(), "log": _tensor_of(log)})
             if after_epoch:
                 after_epoch(entry)
@@ -155,16 +158,16 @@ def train(
 
 
 def _gradients(
-    network: nn.Module, threads: int, processes: Processes
-) -> AbstractContextManager[ThreadedGradients | ProcessGradients]:
+    network: nn.Module, threads: int, processes: ProcessGroup
+) -> AbstractContextManager[ThreadedGradients | DistributedGradients]:
     if processes.count > 1:
-        return nullcontext(ProcessGradients(network, processes))
+        return nullcontext(DistributedGradients(network, processes))
     return ThreadedGradients(network, threads)
 
 
 def epoch_sizes(images: int, recipe: Train) -> list[int]:
     """How many of `images` each epoch takes: all, then the hardest ones."""
-    return [images, *[math.ceil(recipe.hardest * images)] * (recipe.epochs - 1)]
+    return [images, *[math.ceil(recipe.hard_example_fraction * images)] * (recipe.epochs - 1)]
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ class _Loss:
     images: Tensor
     labels: Tensor
     distortions: Tensor | None
-    hardness: Tensor  # each image's loss when it was last seen, noted where it counts
+    sample_losses: Tensor  # each image's loss when it was last seen, noted where it counts
     recipe: Train
 
     def __call__(self, network: nn.Module, chosen: Tensor) -> Tensor:
@@ -186,24 +189,24 @@ class _Loss:
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
             logits = network(batch)
         logits = logits.float()
-        if self.recipe.hardest < 1:
+        if self.recipe.hard_example_fraction < 1:
             losses = functional.cross_entropy(logits.detach(), labels, reduction="none")
-            self.hardness[chosen] = losses
+            self.sample_losses[chosen] = losses
         smoothing = self.recipe.label_smoothing
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-def _draw_distortions(
+def _sample_distortions(
     images: int, recipe: Train, epoch: int, device: torch.device
 ) -> Tensor | None:
     """The matrices of one epoch, or None where the images stay as they are."""
-    if epoch > recipe.epochs - recipe.clean_epochs or recipe.augmentation.distorts_nothing:
+    if epoch > recipe.epochs - recipe.unaugmented_epochs or recipe.augmentation.distorts_nothing:
         return None
-    return draw_distortions(images, recipe.augmentation, (recipe.seed, epoch)).to(device)
+    return sample_distortions(images, recipe.augmentation, (recipe.seed, epoch)).to(device)
 
 
 def _damaged(
-    images: Tensor, distortions: Tensor | None, recipe: Train, epoch: int, processes: Processes
+    images: Tensor, distortions: Tensor | None, recipe: Train, epoch: int, processes: ProcessGroup
 ) -> Tensor:
     """All `images`, uint8 ``[n, 28, 28]``, as one epoch distorts and then damages them."""
     damaged = torch.zeros_like(images)
@@ -213,19 +216,19 @@ def _damaged(
         batch = to_input(images[part])
         if distortions is not None:
             batch = warp(batch, distortions[part])
-        batch = strike(batch, recipe.augmentation.corruption, (recipe.seed, epoch, start))
+        batch = corrupt_batch(batch, recipe.augmentation.corruption, (recipe.seed, epoch, start))
         damaged[part] = to_pixels(batch)
-    return processes.add_up(damaged)  # what the others have not damaged is 0
+    return processes.all_reduce(damaged)  # what the others have not damaged is 0
 
 
-def _draw_order(hardness: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def _sample_order(sample_losses: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """The `size` hardest images, shuffled."""
-    order = torch.randperm(size, generator=generator, device=hardness.device)
-    return order if size == len(hardness) else hardness.topk(size).indices[order]
+    order = torch.randperm(size, generator=generator, device=sample_losses.device)
+    return order if size == len(sample_losses) else sample_losses.topk(size).indices[order]
 
 
 def _watch(
-    network: nn.Module, validation: Digits | None, device: torch.device
+    network: nn.Module, validation: Dataset | None, device: torch.device
 ) -> tuple[float | None, float | None]:
     """Cross-entropy and accuracy on `validation`."""
     if validation is None:
@@ -249,12 +252,13 @@ def _log_of(tensor: Tensor) -> list[EpochLog]:
     ]
 
 
-def _tell(line: str, processes: Processes) -> None:
-    if processes.leads:
+def _report(line: str, processes: ProcessGroup) -> None:
+    if processes.is_leader:
         tqdm.write(line)
 
 
-def _told(entry: EpochLog, epochs: int) -> str:
+def format_epoch(entry: EpochLog, epochs: int) -> str:
+    """One line about an epoch."""
     line = f"epoch {entry.epoch}/{epochs}: loss {entry.train_loss:.4f}"
     if entry.validation_loss is None:
         return line
@@ -264,7 +268,7 @@ def _told(entry: EpochLog, epochs: int) -> str:
     )
 
 
-def _on(device: torch.device, digits: Digits) -> tuple[Tensor, Tensor]:
+def _on(device: torch.device, digits: Dataset) -> tuple[Tensor, Tensor]:
     """Images and labels of `digits` as tensors on `device`."""
     return torch.from_numpy(digits.images).to(device), torch.from_numpy(digits.labels).to(device)
 

@@ -18,7 +18,7 @@ class ThreadedGradients:
     For networks of a few thousand weights, an operation of torch is too small to be worth
     splitting over cores. Here, each thread takes its share of the batch through a copy of the
     network that has the same weights, but gradients and batch statistics of its own: it
-    normalises by its share alone, and `network` keeps the running statistics of the first (E.
+    normalizes by its share alone, and `network` keeps the running statistics of the first (E.
     Hoffer et al., "Train longer, generalize better", 2017). Gradients are added in a fixed
     order, so that the result is the same, to the bit, however the threads run.
 

@@ -11,10 +11,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.pipeline.params import Train
-from mnist_cnn_train.training.distributed import ALONE, Processes
+from mnist_cnn_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 
-def select_device(name: str, processes: Processes = ALONE) -> torch.device:
+def select_device(name: str, processes: ProcessGroup = SINGLE_PROCESS) -> torch.device:
     """The device that `train.device` asks for; ``auto`` is cuda, else mps, else cpu.
 
     Of several processes on a host, each takes a GPU of its own.
@@ -45,15 +45,17 @@ def select_device(name: str, processes: Processes = ALONE) -> torch.device:
     return torch.device(name, processes.local_rank)
 
 
-def _averaged(network: nn.Module, recipe: Train) -> AveragedModel | None:
-    if not recipe.averaging:
+def averaged_copy(network: nn.Module, recipe: Train) -> AveragedModel | None:
+    """The exponential moving average of `network`, which evaluates better; None for no EMA."""
+    if not recipe.ema_decay:
         return None
     # Batch statistics are averaged like the weights, so that the two belong together.
-    average = get_ema_multi_avg_fn(recipe.averaging)
+    average = get_ema_multi_avg_fn(recipe.ema_decay)
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
-def _make_deterministic(recipe: Train) -> None:
+def make_deterministic(recipe: Train) -> None:
+    """Seed torch, and let it use only deterministic algorithms."""
     # cuBLAS is deterministic only with a fixed workspace, which it reads from here.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As `use_deterministic_algorithms`, which needs a second more, for a compiler.
@@ -64,7 +66,8 @@ def _make_deterministic(recipe: Train) -> None:
     torch.manual_seed(recipe.seed)
 
 
-def _optimizer(network: nn.Module, recipe: Train) -> Optimizer:
+def make_optimizer(network: nn.Module, recipe: Train) -> Optimizer:
+    """SGD or AdamW, with weight decay on weights alone."""
     # Biases and norms only shift and scale: decay would hold them back and smooth nothing.
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
@@ -82,7 +85,7 @@ def _optimizer(network: nn.Module, recipe: Train) -> Optimizer:
     return AdamW(groups, recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
 
 
-def _schedule(recipe: Train, steps: int) -> Callable[[int], float]:
+def learning_rate_factor(recipe: Train, steps: int) -> Callable[[int], float]:
     """The share of the peak learning rate at each step: up in a line, then down to zero."""
     warmup = recipe.warmup * steps
 

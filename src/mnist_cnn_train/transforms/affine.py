@@ -49,7 +49,7 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def draw_distortions(count: int, ranges: Augmentation, key: Sequence[int]) -> Tensor:
+def sample_distortions(count: int, ranges: Augmentation, key: Sequence[int]) -> Tensor:
     """Matrices for `warp`, float ``[count, 2, 3]``: a random distortion for each of `count` images.
 
     Args:

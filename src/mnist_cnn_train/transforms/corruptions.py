@@ -19,7 +19,7 @@ from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn_train.transforms.affine import affine_matrices, warp
 
 
-class Draw:
+class BatchRng:
     """Random numbers of one batch, in the shape ``[n, 1, 1, 1]`` unless said otherwise."""
 
     def __init__(self, images: Tensor, key: Sequence[int]) -> None:
@@ -44,7 +44,7 @@ class Draw:
         return self.uniform(0, 1) < share
 
     def across(self, angle: Tensor) -> Tensor:
-        """How far each pixel lies from the centre in the direction `angle`; 0.5 at a side."""
+        """How far each pixel lies from the center in the direction `angle`; 0.5 at a side."""
         side = IMAGE_SIZE - 1
         x, y = self.columns / side - 0.5, self.rows / side - 0.5
         return torch.cos(angle) * x + torch.sin(angle) * y
@@ -58,52 +58,53 @@ class Draw:
 
 
 # Images float [n, 1, 28, 28] in [0, 1], and a severity for each in (0, 1], [n, 1, 1, 1].
-Corruption = Callable[[Tensor, Tensor, Draw], Tensor]
-PIXELS = (1, IMAGE_SIZE, IMAGE_SIZE)
+Corruption = Callable[[Tensor, Tensor, BatchRng], Tensor]
+IMAGE_SHAPE = (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
-def _moved(images: Tensor, draw: Draw, right: Tensor, down: Tensor) -> Tensor:
+def shift(images: Tensor, rng: BatchRng, right: Tensor, down: Tensor) -> Tensor:
     """`images` drawn with each pixel taken from where the two fields, in pixels, point to."""
-    x = (2 * (draw.columns + right) + 1) / IMAGE_SIZE - 1
-    y = (2 * (draw.rows + down) + 1) / IMAGE_SIZE - 1
+    x = (2 * (rng.columns + right) + 1) / IMAGE_SIZE - 1
+    y = (2 * (rng.rows + down) + 1) / IMAGE_SIZE - 1
     grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).squeeze(1)
     grid = grid.expand(len(images), -1, -1, -1)
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def _blend(images: Tensor, mask: Tensor, level: Tensor) -> Tensor:
+def blend(images: Tensor, mask: Tensor, level: Tensor) -> Tensor:
+    """`images` where `mask` is 0, `level` where it is 1."""
     return images * (1 - mask) + level * mask
 
 
 def _segment(
-    draw: Draw, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], width: Tensor
+    rng: BatchRng, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], width: Tensor
 ) -> Tensor:
     """A straight line, 1 on it and 0 off it."""
     (x1, y1), (x2, y2) = start, end
     dx, dy = x2 - x1, y2 - y1
-    along = ((draw.columns - x1) * dx + (draw.rows - y1) * dy) / (dx**2 + dy**2 + 1e-6)
+    along = ((rng.columns - x1) * dx + (rng.rows - y1) * dy) / (dx**2 + dy**2 + 1e-6)
     along = along.clamp(0, 1)
     # Not the root of a sum of squares: `sqrt` rounds as the vendor of the processor has it.
-    distance = torch.hypot(draw.columns - x1 - along * dx, draw.rows - y1 - along * dy)
+    distance = torch.hypot(rng.columns - x1 - along * dx, rng.rows - y1 - along * dy)
     return (width / 2 + 0.5 - distance).clamp(0, 1)
 
 
 # For training
 
 
-def grain(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def grain(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Gaussian noise, the same everywhere or more where there is ink."""
-    where = torch.where(draw.chance(0.7), 1.0, 0.2 + images)
-    return images + 0.6 * severity * where * draw.normal(*PIXELS)
+    where = torch.where(rng.chance(0.7), 1.0, 0.2 + images)
+    return images + 0.6 * severity * where * rng.normal(*IMAGE_SHAPE)
 
 
-def specks(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def specks(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Single pixels, turned white or black."""
-    spots = draw.uniform(0, 1, *PIXELS) < 0.4 * severity
-    return torch.where(spots, draw.uniform(0, 1, *PIXELS).round(), images)
+    spots = rng.uniform(0, 1, *IMAGE_SHAPE) < 0.4 * severity
+    return torch.where(spots, rng.uniform(0, 1, *IMAGE_SHAPE).round(), images)
 
 
-def soften(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def soften(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """A Gaussian blur, at times sharpened in contrast afterwards."""
     sigma = 0.3 + 2.2 * severity
     offsets = torch.arange(-6.0, 7.0, device=images.device)
@@ -114,100 +115,100 @@ def soften(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
         soft = functional.conv2d(soft, weights.reshape(shape), padding=padding, groups=len(images))
     soft = soft.transpose(0, 1)
     top = soft.amax((2, 3), keepdim=True).clamp_min(0.05)
-    return torch.where(draw.chance(), soft, soft / top)
+    return torch.where(rng.chance(), soft, soft / top)
 
 
-def shake(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def shake(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """The camera moves in a line while it looks."""
-    angle, length = draw.uniform(0, math.pi), 2 + 9 * severity
+    angle, length = rng.uniform(0, math.pi), 2 + 9 * severity
     right, down = torch.cos(angle) * length, torch.sin(angle) * length
     steps = torch.linspace(-0.5, 0.5, 7).tolist()
-    seen = [_moved(images, draw, right * step, down * step) for step in steps]
+    seen = [shift(images, rng, right * step, down * step) for step in steps]
     return torch.stack(seen).mean(dim=0)
 
 
-def expose(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def expose(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Too bright or too dark, with too little or too much contrast."""
-    contrast = 1 + severity * draw.uniform(-0.85, 0.6)
-    brightness = severity * draw.uniform(-0.3, 0.85)
-    return images.clamp_min(0) ** (4 ** (severity * draw.uniform(-1, 1))) * contrast + brightness
+    contrast = 1 + severity * rng.uniform(-0.85, 0.6)
+    brightness = severity * rng.uniform(-0.3, 0.85)
+    return images.clamp_min(0) ** (4 ** (severity * rng.uniform(-1, 1))) * contrast + brightness
 
 
-def mist(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def mist(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Light clouds before the digit, coarse and fine."""
-    cloud = 0.6 * draw.field(3) + 0.3 * draw.field(6) + 0.2 * draw.field(13)
-    thick = severity * draw.uniform(0.5, 1.2) * cloud
-    return torch.where(draw.chance(), images + thick, _blend(images, thick.clamp(0, 0.9), cloud))
+    cloud = 0.6 * rng.field(3) + 0.3 * rng.field(6) + 0.2 * rng.field(13)
+    thick = severity * rng.uniform(0.5, 1.2) * cloud
+    return torch.where(rng.chance(), images + thick, blend(images, thick.clamp(0, 0.9), cloud))
 
 
-def illuminate(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def illuminate(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Light that falls off in some direction."""
-    angle = draw.uniform(0, 2 * math.pi)
-    across = draw.across(angle)
+    angle = rng.uniform(0, 2 * math.pi)
+    across = rng.across(angle)
     return images * (1 - 0.5 * severity * (across + 0.5)) + severity * (across + 0.5)
 
 
-def invert(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def invert(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Ink and paper change places, in all of the image or beyond a straight edge."""
-    angle, place = draw.uniform(0, 2 * math.pi), draw.uniform(-0.6, 0.3)
-    across = draw.across(angle)
-    width = 0.1 + 1.2 * severity * draw.uniform(0, 1)
-    part = (across > place) & ((across < place + width) | draw.chance())
-    strength = 0.4 + 0.6 * draw.uniform(0, 1)
+    angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.6, 0.3)
+    across = rng.across(angle)
+    width = 0.1 + 1.2 * severity * rng.uniform(0, 1)
+    part = (across > place) & ((across < place + width) | rng.chance())
+    strength = 0.4 + 0.6 * rng.uniform(0, 1)
     return torch.where(part, strength - images * (2 * strength - 1), images)
 
 
-def scratch(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def scratch(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """One to five strokes of ink, of paper or between, straight or joined, some dotted."""
-    struck = images
-    level = torch.where(draw.chance(0.8), 1.0, draw.uniform(0, 1))
-    width = 0.5 + 2 * severity * draw.uniform(0, 1)
-    joined, dotted = draw.chance(), draw.chance(0.3)
-    period = draw.uniform(2, 6)
-    x1, y1 = draw.uniform(-4, 32), draw.uniform(-4, 32)
+    corrupted = images
+    level = torch.where(rng.chance(0.8), 1.0, rng.uniform(0, 1))
+    width = 0.5 + 2 * severity * rng.uniform(0, 1)
+    process_group, dotted = rng.chance(), rng.chance(0.3)
+    period = rng.uniform(2, 6)
+    x1, y1 = rng.uniform(-4, 32), rng.uniform(-4, 32)
     for number in range(5):
-        x2, y2 = draw.uniform(-4, 32), draw.uniform(-4, 32)
-        line = _segment(draw, (x1, y1), (x2, y2), width)
-        gaps = ((draw.columns + draw.rows) % period < period / 2) | ~dotted
+        x2, y2 = rng.uniform(-4, 32), rng.uniform(-4, 32)
+        line = _segment(rng, (x1, y1), (x2, y2), width)
+        gaps = ((rng.columns + rng.rows) % period < period / 2) | ~dotted
         drawn = line * gaps * (5 * severity > number)
-        struck = torch.maximum(struck, drawn * level)
-        x1 = torch.where(joined, x2, draw.uniform(-4, 32))
-        y1 = torch.where(joined, y2, draw.uniform(-4, 32))
-    return struck
+        corrupted = torch.maximum(corrupted, drawn * level)
+        x1 = torch.where(process_group, x2, rng.uniform(-4, 32))
+        y1 = torch.where(process_group, y2, rng.uniform(-4, 32))
+    return corrupted
 
 
-def cover(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def cover(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """A rectangle of one shade over a part."""
-    height, width = (2 + 10 * severity * draw.uniform(0.3, 1) for _ in range(2))
-    top, left = draw.uniform(-2, 26), draw.uniform(-2, 26)
+    height, width = (2 + 10 * severity * rng.uniform(0.3, 1) for _ in range(2))
+    top, left = rng.uniform(-2, 26), rng.uniform(-2, 26)
     inside = (
-        (draw.rows >= top)
-        & (draw.rows < top + height)
-        & (draw.columns >= left)
-        & (draw.columns < left + width)
+        (rng.rows >= top)
+        & (rng.rows < top + height)
+        & (rng.columns >= left)
+        & (rng.columns < left + width)
     )
-    return torch.where(inside, torch.where(draw.chance(), draw.uniform(0, 1), 0.0), images)
+    return torch.where(inside, torch.where(rng.chance(), rng.uniform(0, 1), 0.0), images)
 
 
-def spill(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def spill(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Drops of ink or of water, of any shape."""
-    field = 0.7 * draw.field(8) + 0.5 * draw.field(14)
+    field = 0.7 * rng.field(8) + 0.5 * rng.field(14)
     drops = ((field - (0.95 - 0.3 * severity)) * 10).clamp(0, 1)
-    return _blend(images, drops, torch.where(draw.chance(0.6), draw.uniform(0.5, 1), 0.0))
+    return blend(images, drops, torch.where(rng.chance(0.6), rng.uniform(0.5, 1), 0.0))
 
 
-def bend(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def bend(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Elastic distortion (P. Simard et al., 2003)."""
-    right, down = ((draw.field(5) - 0.5) * 9 * severity for _ in range(2))
-    return _moved(images, draw, right, down)
+    right, down = ((rng.field(5) - 0.5) * 9 * severity for _ in range(2))
+    return shift(images, rng, right, down)
 
 
-def tilt(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def tilt(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Turned, sheared, moved, and scaled, further than people write."""
     strength = severity.flatten()
 
     def drawn(most: float) -> Tensor:
-        return draw.uniform(-most, most).flatten() * strength
+        return rng.uniform(-most, most).flatten() * strength
 
     matrices = affine_matrices(
         rotation=drawn(0.8),
@@ -218,45 +219,45 @@ def tilt(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     return warp(images, matrices)
 
 
-def outline(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def outline(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Only the edges of the strokes are left."""
     size = 3
     thick = functional.max_pool2d(images, size, 1, size // 2)
     thin = -functional.max_pool2d(-images, size, 1, size // 2)
     inner, outer = images - thin, thick - images
-    edges = torch.where(draw.chance(), torch.where(draw.chance(), inner, outer), thick - thin)
-    sharp = torch.where(draw.chance(), (edges > 0.4).float(), edges)
-    return _blend(images, (0.4 + severity).clamp(0, 1), sharp)
+    edges = torch.where(rng.chance(), torch.where(rng.chance(), inner, outer), thick - thin)
+    sharp = torch.where(rng.chance(), (edges > 0.4).float(), edges)
+    return blend(images, (0.4 + severity).clamp(0, 1), sharp)
 
 
-def jumble(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def jumble(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Each pixel is taken from somewhere near, as through rough glass."""
-    right, down = (draw.normal(*PIXELS) * 1.6 * severity for _ in range(2))
-    return _moved(images, draw, right, down)
+    right, down = (rng.normal(*IMAGE_SHAPE) * 1.6 * severity for _ in range(2))
+    return shift(images, rng, right, down)
 
 
-def patches(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def patches(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Parts of any shape are inverted, more or less: half-way, nothing can be seen in them."""
-    part = ((draw.field(4) - draw.uniform(0.4, 0.6)) * 20).clamp(0, 1)
-    return _blend(images, part * severity * draw.uniform(0.3, 1), 1 - images)
+    part = ((rng.field(4) - rng.uniform(0.4, 0.6)) * 20).clamp(0, 1)
+    return blend(images, part * severity * rng.uniform(0.3, 1), 1 - images)
 
 
-def grating(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def grating(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Parallel bars or waves of light, of any width and direction, over the digit or behind it."""
-    along = draw.across(draw.uniform(0, math.pi)) * draw.uniform(1, 9)
-    wave = torch.sin(2 * math.pi * (along + draw.uniform(0, 1)))
-    light = torch.where(draw.chance(), (6 * wave).clamp(-1, 1), wave) / 2 + 0.5
-    light = light * severity * draw.uniform(0.3, 1)
-    return torch.where(draw.chance(), images + light, torch.maximum(images, light))
+    along = rng.across(rng.uniform(0, math.pi)) * rng.uniform(1, 9)
+    wave = torch.sin(2 * math.pi * (along + rng.uniform(0, 1)))
+    light = torch.where(rng.chance(), (6 * wave).clamp(-1, 1), wave) / 2 + 0.5
+    light = light * severity * rng.uniform(0.3, 1)
+    return torch.where(rng.chance(), images + light, torch.maximum(images, light))
 
 
-def curls(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def curls(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """One to three bent strokes, parabolas of ink or of paper."""
-    struck, pieces = images, 8
-    level = torch.where(draw.chance(0.8), draw.uniform(0.4, 1), 0.0)
+    corrupted, pieces = images, 8
+    level = torch.where(rng.chance(0.8), rng.uniform(0.4, 1), 0.0)
     for number in range(3):
-        x, y = ([draw.uniform(-6, 34) for _ in range(3)] for _ in range(2))
-        width = draw.uniform(0.5, 2.5)
+        x, y = ([rng.uniform(-6, 34) for _ in range(3)] for _ in range(2))
+        width = rng.uniform(0.5, 2.5)
         points = [
             tuple(
                 (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
@@ -265,27 +266,27 @@ def curls(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
             for t in (place / pieces for place in range(pieces + 1))
         ]
         for (x1, y1), (x2, y2) in pairwise(points):
-            line = _segment(draw, (x1, y1), (x2, y2), width)
-            struck = _blend(struck, line * (3 * severity > number), level)
-    return struck
+            line = _segment(rng, (x1, y1), (x2, y2), width)
+            corrupted = blend(corrupted, line * (3 * severity > number), level)
+    return corrupted
 
 
-def sway(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def sway(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Rows or columns are pushed along, like a page that moves while it is scanned."""
 
     def pushed() -> Tensor:
-        bends = draw.uniform(-1, 1, 1, 7)
+        bends = rng.uniform(-1, 1, 1, 7)
         way = functional.interpolate(bends, IMAGE_SIZE, mode="linear", align_corners=True)
         return 4 * severity * way.unsqueeze(1)
 
     right, down = pushed().transpose(2, 3), pushed()
-    rows, both = draw.chance(), draw.chance(0.3)
-    return _moved(
-        images, draw, torch.where(rows | both, right, 0.0), torch.where(~rows | both, down, 0.0)
+    rows, both = rng.chance(), rng.chance(0.3)
+    return shift(
+        images, rng, torch.where(rows | both, right, 0.0), torch.where(~rows | both, down, 0.0)
     )
 
 
-def coarse(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def coarse(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Seen by few pixels, and enlarged smoothly."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     sides = (20, 16, 13, 11, 9)
@@ -299,12 +300,12 @@ def coarse(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
     return done
 
 
-def faint(images: Tensor, severity: Tensor, draw: Draw) -> Tensor:
+def faint(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Little contrast, dark on light or light on dark, and a sensor with noise."""
     contrast = 1 - 0.85 * severity
-    shift = 0.8 * severity * draw.uniform(0, 1) + torch.where(draw.chance(0.3), contrast, 0.0)
-    ink = contrast * torch.where(draw.chance(), images, -images)
-    return shift + ink + 0.12 * severity * draw.normal(*PIXELS)
+    shift = 0.8 * severity * rng.uniform(0, 1) + torch.where(rng.chance(0.3), contrast, 0.0)
+    ink = contrast * torch.where(rng.chance(), images, -images)
+    return shift + ink + 0.12 * severity * rng.normal(*IMAGE_SHAPE)
 
 
 TRAINING: Mapping[str, Corruption] = {
@@ -319,7 +320,7 @@ TRAINING: Mapping[str, Corruption] = {
 
 def corrupt(images: Tensor, corruption: Corruption, severity: Tensor, key: Sequence[int]) -> Tensor:
     """`images`, float ``[n, 1, 28, 28]`` in [0, 1], struck by `corruption`, in the same range."""
-    return corruption(images, severity.reshape(-1, 1, 1, 1), Draw(images, key)).clamp(0, 1)
+    return corruption(images, severity.reshape(-1, 1, 1, 1), BatchRng(images, key)).clamp(0, 1)
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -327,7 +328,7 @@ def to_pixels(images: Tensor) -> Tensor:
     return (255 * images).round().to(torch.uint8).squeeze(1)
 
 
-def strike(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
+def corrupt_batch(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
     """`images` as `corrupt` takes them, about `share` of them struck by one of `TRAINING`.
 
     Of these and of the others, three tenths of `share` are struck once more. Kinds and severities
@@ -335,8 +336,8 @@ def strike(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
     """
     rng = np.random.default_rng(key)
     for turn, odds in enumerate((share, 0.3 * share)):
-        struck = rng.random(len(images)) < odds
-        kinds = np.where(struck, rng.integers(len(TRAINING), size=len(images)), -1)
+        corrupted = rng.random(len(images)) < odds
+        kinds = np.where(corrupted, rng.integers(len(TRAINING), size=len(images)), -1)
         severity = torch.from_numpy(rng.random(len(images), np.float32)).to(images.device)
         images = images.clone()
         for kind, corruption in enumerate(TRAINING.values()):
