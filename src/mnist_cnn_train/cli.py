@@ -21,9 +21,11 @@ from mnist_cnn_train.experiments.paths import (
     SEEDS_FIGURE,
 )
 from mnist_cnn_train.pipeline.paths import ACCURACY, RAW_DATA, VALIDATION
-from mnist_cnn_train.pipeline.processor import cap
+from mnist_cnn_train.pipeline.processor import cap, this_processor
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
     from mnist_cnn_train.data.dataset import Dataset
 
 
@@ -70,22 +72,25 @@ def run(recipe: str, options: tuple[str, ...]) -> None:
 
 @commands.command()
 @click.argument("group", type=click.Choice(["published", "robust", "ablation"]))
-@click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="How many.")
+@click.option(
+    "--seeds", "count", type=click.IntRange(2), default=10, show_default=True, help="How many."
+)
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At once.")
-def study(group: str, seeds: int, jobs: int) -> None:
+def seeds(group: str, count: int, jobs: int) -> None:
     """Run each recipe of a GROUP in recipes.yaml over several seeds, and sum them up.
 
     Writes metrics/seeds.json (published), metrics/robust.json or metrics/ablation.json. What has
     run already, also before an interruption, is kept.
     """
-    from mnist_cnn.core.files import write_json
+    from mnist_cnn.core.files import read_json, write_json
     from mnist_cnn_train.experiments.figures import plot_seeds
     from mnist_cnn_train.experiments.recipes import read_recipes
     from mnist_cnn_train.experiments.seeds import GROUPS, report, run_seeds
 
     recipes = read_recipes(RECIPES, group)
-    results = run_seeds(recipes, GROUPS[group], seeds, jobs)
-    content = report(recipes, results)
+    pipeline = read_json(VALIDATION)["weights_sha256"]
+    results = run_seeds(recipes, GROUPS[group], count, jobs)
+    content = report(recipes, results, pipeline, str(this_processor()))
     write_json(GROUPS[group].report, content)
     if group == "published":
         plot_seeds(content, SEEDS_FIGURE)
@@ -154,7 +159,7 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
 
 @commands.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--suite", is_flag=True, help="Judge it by damaged images of MNIST's kind instead.")
+@click.option("--suite", is_flag=True, help="Evaluate it on corrupted test images instead.")
 @click.option(
     "--images",
     type=click.IntRange(1, 10_000),
@@ -166,11 +171,11 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
     help="For --suite: by the validation images, which recipes are chosen by; writes nothing.",
 )
 def evaluate(model: Path | None, suite: bool, images: int | None, validation: bool) -> None:
-    """Judge an ONNX file as a reader of pictures.
+    """Evaluate an ONNX file as a reader of pictures.
 
-    Writes metrics/pictures.json: how often digits disguised as people's pictures are read as
-    they are read without, and how many pictures of no digit are noticed; and examples of each,
-    metrics/plots/pictures.png.
+    Writes metrics/pictures.json: how often digits in people's kinds of pictures are classified as
+    the digits themselves are, and how many pictures of no digit are noticed; and examples of
+    each, metrics/plots/pictures.png.
 
     With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the test
     images are read after 33 kinds of damage, each of five severities. Any model will do that takes
@@ -189,6 +194,8 @@ def _evaluate_pictures(model: Path | None) -> None:
     import numpy as np
 
     from mnist_cnn.core.files import write_json
+    from mnist_cnn.core.location import default_model
+    from mnist_cnn.onnxfile.session import open_model
     from mnist_cnn.reader.recognizer import Recognizer
     from mnist_cnn_train.evaluation.picture_suite import (
         evaluate_non_digits,
@@ -198,13 +205,15 @@ def _evaluate_pictures(model: Path | None) -> None:
     from mnist_cnn_train.evaluation.suite_figures import plot_pictures
     from mnist_cnn_train.export.thresholds import holdout_split
 
-    recognizer, digits = Recognizer(model), holdout_split(_validation_digits())
-    judged = {
+    path = model or default_model()
+    recognizer, digits = Recognizer(path), holdout_split(_validation_digits())
+    results = {
+        "weights_sha256": _weights_sha256(open_model(path)),
         "images": len(digits),
         "disguises": evaluate_pictures(recognizer, digits),
         "caught": evaluate_non_digits(recognizer, len(digits)),
     }
-    write_json(PICTURES, judged)
+    write_json(PICTURES, results)
     shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
     plot_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
 
@@ -246,8 +255,14 @@ def _evaluate_corruptions(model: Path | None, images: int, validation: bool) -> 
     click.echo(format_summary(report))
     if validation:
         return
-    write_json(ROBUSTNESS, report)
+    write_json(ROBUSTNESS, {"weights_sha256": _weights_sha256(session), **report})
     plot_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
+
+
+def _weights_sha256(session: "InferenceSession") -> str | None:
+    """That of the weights which a model was exported from; None for a model of another kind."""
+    properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return properties.get("weights_sha256")
 
 
 def main() -> None:

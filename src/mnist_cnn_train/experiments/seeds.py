@@ -80,10 +80,18 @@ class Run:
         return f"{self.group}-{self.recipe}-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a run gave: the figures that count, and the SHA-256 of the weights they belong to."""
+
+    metrics: Metrics
+    weights_sha256: str
+
+
 def run_seeds(
     recipes: Recipes, group: Group, seeds: int, jobs: int
-) -> dict[str, dict[int, Metrics]]:
-    """The metrics of each recipe with each of the seeds from 0.
+) -> dict[str, dict[int, Result]]:
+    """The result of each recipe with each of the seeds from 0.
 
     Args:
         recipes: what `read_recipes` gives.
@@ -94,7 +102,7 @@ def run_seeds(
     Raises:
         MnistCnnError: a run failed, or DVC did, or it mixed up their settings.
     """
-    # A study wants the results of every seed, also of one below the gate.
+    # The results of every seed are wanted, also of one below the gate.
     runs = [
         Run(group.name, recipe, seed, {"evaluate.min_accuracy": 0.0, **changes, "train.seed": seed})
         for recipe, changes in recipes.items()
@@ -113,14 +121,18 @@ def run_seeds(
     measured = experiments()
     return {
         recipe: {
-            run.seed: {
-                name: measured[run.name][str(group.source)]["data"][name] for name in group.metrics
-            }
-            for run in runs
-            if run.recipe == recipe
+            run.seed: _result(measured[run.name], group) for run in runs if run.recipe == recipe
         }
         for recipe in recipes
     }
+
+
+def _result(files: dict[str, Any], group: Group) -> Result:
+    figures = files[str(group.source)]["data"]
+    return Result(
+        metrics={name: figures[name] for name in group.metrics},
+        weights_sha256=files[str(VALIDATION)]["data"]["weights_sha256"],
+    )
 
 
 def check_settings(runs: list[Run]) -> None:
@@ -138,7 +150,7 @@ def check_settings(runs: list[Run]) -> None:
         dvc("exp", "remove", *wrong)
         raise MnistCnnError(
             f"DVC ran {', '.join(wrong)} with other settings than asked for; they were removed, so "
-            "start the study again: it keeps the others"
+            "start again: the others are kept"
         )
 
 
@@ -181,13 +193,27 @@ def summarize(values: list[float]) -> dict[str, float]:
     return {name: round(figure, 6) for name, figure in figures.items()}
 
 
-def report(recipes: Recipes, results: dict[str, dict[int, Metrics]]) -> dict[str, Any]:
-    """What `results` say of each recipe: each metric by seed, and summed up; ready for JSON."""
+def report(
+    recipes: Recipes, results: dict[str, dict[int, Result]], pipeline: str, processor: str
+) -> dict[str, Any]:
+    """What `results` say of each recipe: each metric by seed, and summed up; ready for JSON.
+
+    Args:
+        recipes: what `read_recipes` gives.
+        results: what `run_seeds` gives.
+        pipeline: SHA-256 of the weights that the pipeline itself makes. While it makes the same,
+            the results are those of the present code.
+        processor: that everything ran on.
+    """
     content: dict[str, Any] = {}
     for recipe, by_seed in results.items():
-        metrics = next(iter(by_seed.values()))
-        content[recipe] = {"changes": recipes[recipe]}
-        for name in metrics:
-            seeds = {str(seed): found[name] for seed, found in by_seed.items()}
+        content[recipe] = {
+            "changes": recipes[recipe],
+            "processor": processor,
+            "pipeline_weights_sha256": pipeline,
+            "weights_sha256": {str(seed): run.weights_sha256 for seed, run in by_seed.items()},
+        }
+        for name in next(iter(by_seed.values())).metrics:
+            seeds = {str(seed): run.metrics[name] for seed, run in by_seed.items()}
             content[recipe][name] = {**summarize(list(seeds.values())), "seeds": seeds}
     return content

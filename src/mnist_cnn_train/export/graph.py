@@ -45,10 +45,10 @@ def describe(
         "normalization": f"{NORMALIZATIONS[network.normalization]}, inside the graph",
         "dataset": CREDITS[data.dataset],
         "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
-        "views": str(network.tta_views),
+        "tta_views": str(network.tta_views),
         "test_accuracy": str(accuracy),
         "weights_sha256": weights_sha256,
-        "licence": "MIT",
+        "license": "MIT",
     }
 
 
