@@ -92,12 +92,12 @@ fuzz: $(READY) ## the tests that draw their input, with a hundred times as much 
 audit: $(READY) ## compare the locked packages with the known vulnerabilities (asks an index)
 	pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
-.PHONY: study
-study: robust ## all published recipes: ten seeds on the test images, and `make robust` (2.5 hours; resumes)
+.PHONY: seeds
+seeds: robust ## all published recipes: ten seeds on the test images, and `make robust` (2.5 hours; resumes)
 	python -m mnist_cnn_train seeds published --seeds 10 --jobs $(JOBS)
 
 .PHONY: robust
-robust: $(READY) ## the robust recipe over five seeds, on damaged test images (half an hour; resumes)
+robust: $(READY) ## the robust recipe over five seeds, on corrupted test images (half an hour; resumes)
 	python -m mnist_cnn_train seeds robust --seeds 5 --jobs $(JOBS)
 
 .PHONY: ablation

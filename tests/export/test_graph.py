@@ -90,9 +90,9 @@ def test_the_file_stands_alone_and_says_what_it_is(model: ModelProto) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata["labels"].split(",") == list("0123456789")
     assert metadata["parameters"] == "8890"
-    assert metadata["views"] == "1"
+    assert metadata["tta_views"] == "1"
     assert metadata["weights_sha256"] == "0" * 64
-    assert metadata["licence"] == "MIT"
+    assert metadata["license"] == "MIT"
     assert metadata["dataset"].startswith("MNIST")
     assert "0.1307" in metadata["normalization"]
     assert "0.3081" in metadata["normalization"]

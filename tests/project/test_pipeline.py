@@ -348,7 +348,7 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
     edited = reproduced.folder / "stages/export.py"
     edited.write_text(edited.read_text().replace('print(f"{path}', 'print(f"as edited: {path}'))
     module = reproduced.folder / "src/mnist_cnn_train/export/graph.py"
-    module.write_text(module.read_text().replace('"licence": "MIT"', '"licence": "as edited"'))
+    module.write_text(module.read_text().replace('"license": "MIT"', '"license": "as edited"'))
     output = reproduced.run("dvc", "exp", "run", "--temp", "--name", "copy").stdout
     assert "as edited: models/mnist_cnn.onnx" in output
     reproduced.run("git", "checkout", "--quiet", ".")

@@ -29,7 +29,7 @@ class Fragile(Checkpoint):
 
 def params_with(params: Params, **changes: object) -> Params:
     content = params.model_dump()
-    content["train"] |= {"epochs": 3, "batch_size": 100, "averaging": 0.9}
+    content["train"] |= {"epochs": 3, "batch_size": 100, "ema_decay": 0.9}
     for key, value in changes.items():
         content["model" if key == "dropout" else "train"][key] = value
     return Params.model_validate(content)
@@ -46,8 +46,8 @@ def weights(trained: Trained) -> list[Tensor]:
     "changes",
     [
         {},
-        {"dropout": 0.2, "averaging": 0.0},
-        {"optimizer": "adamw", "learning_rate": 0.01, "threads": 2, "hardest": 0.5},
+        {"dropout": 0.2, "ema_decay": 0.0},
+        {"optimizer": "adamw", "learning_rate": 0.01, "threads": 2, "hard_example_fraction": 0.5},
         {
             "augmentation": dict.fromkeys(("rotation", "shear", "translation", "scale"), 0)
             | {"corruption": 0.5}

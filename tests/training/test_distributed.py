@@ -93,9 +93,9 @@ def learn_recipe(processes: ProcessGroup) -> dict[str, torch.Tensor]:
     recipe = params.train.model_copy(
         update={
             "epochs": 3,
-            "hardest": 0.5,
+            "hard_example_fraction": 0.5,
             "batch_size": 50,
-            "averaging": 0.0,
+            "ema_decay": 0.0,
             "augmentation": params.train.augmentation.model_copy(update={"corruption": 0.5}),
         }
     )

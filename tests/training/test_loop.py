@@ -34,7 +34,7 @@ def recipe(params: Params) -> Train:
         "epochs": 1,
         "unaugmented_epochs": 0,
         "batch_size": 50,
-        "averaging": 0.9,
+        "ema_decay": 0.9,
         "device": "cpu",
     }
     return params.train.model_copy(update=short)
@@ -95,7 +95,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(
         {"warmup": 0.5},
         {"weight_decay": 0.1},
         {"label_smoothing": 0.1},
-        {"averaging": 0.0},
+        {"ema_decay": 0.0},
         {"unaugmented_epochs": 1},
         {"precision": "bf16"},
         {"threads": 2},
@@ -306,9 +306,9 @@ def test_biases_and_norms_do_not_decay(recipe: Train, name: str, kind: type) -> 
 
 
 def test_epochs_after_the_first_take_the_hardest_share(recipe: Train) -> None:
-    three = recipe.model_copy(update={"epochs": 3, "hardest": 0.25})
+    three = recipe.model_copy(update={"epochs": 3, "hard_example_fraction": 0.25})
     assert epoch_sizes(1001, three) == [1001, 251, 251]
-    assert epoch_sizes(1001, three.model_copy(update={"hardest": 1.0})) == [1001] * 3
+    assert epoch_sizes(1001, three.model_copy(update={"hard_example_fraction": 1.0})) == [1001] * 3
 
 
 def test_the_hardest_images_are_those_of_largest_loss_in_any_order() -> None:

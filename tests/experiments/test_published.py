@@ -1,0 +1,65 @@
+"""The published results belong to the present code: they were measured on the same weights."""
+
+import json
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+
+from mnist_cnn_train.experiments.paths import PICTURES, ROBUST, ROBUSTNESS
+from mnist_cnn_train.experiments.recipes import read_recipes
+from mnist_cnn_train.experiments.seeds import GROUPS
+from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.pipeline.paths import VALIDATION
+
+
+def committed(name: object) -> Any:
+    return json.loads((REPOSITORY / str(name)).read_text())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_published_group_was_run_by_code_that_trains_the_same_weights(group: str) -> None:
+    weights = committed(VALIDATION)["weights_sha256"]
+    report = committed(GROUPS[group].report)
+    for recipe, found in report.items():
+        assert found["pipeline_weights_sha256"] == weights, (
+            f"{GROUPS[group].report}: {recipe} is of other training code; "
+            f"run `python -m mnist_cnn_train seeds {group}`"
+        )
+        assert (
+            found["weights_sha256"].keys()
+            == next(value["seeds"] for value in found.values() if "seeds" in value).keys()
+        )
+        assert found["processor"]
+
+
+@pytest.mark.parametrize("group", ["published", "ablation"])
+def test_the_defaults_first_seed_is_the_pipelines_own_result(group: str) -> None:
+    default = committed(GROUPS[group].report)["default"]
+    assert default["weights_sha256"]["0"] == committed(VALIDATION)["weights_sha256"]
+    source = committed(GROUPS[group].source)
+    for metric in GROUPS[group].metrics:
+        assert default[metric]["seeds"]["0"] == source[metric]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_published_recipes_are_those_of_recipes_yaml(group: str) -> None:
+    recipes = read_recipes(REPOSITORY / "recipes.yaml", group)
+    report = committed(GROUPS[group].report)
+    assert {name: found["changes"] for name, found in report.items()} == recipes
+
+
+def test_the_picture_suite_was_run_on_the_pipelines_model() -> None:
+    expected = committed(VALIDATION)["weights_sha256"]
+    assert committed(PICTURES)["weights_sha256"] == expected, "run `make pictures`"
+
+
+def test_the_corruption_suite_was_run_on_the_robust_recipes_first_seed() -> None:
+    expected = committed(ROBUST)["robust"]["weights_sha256"]["0"]
+    assert committed(ROBUSTNESS)["weights_sha256"] == expected, "see docs/robustness.md"
+
+
+def test_every_seed_of_the_default_recipe_passes_the_gate() -> None:
+    seeds = committed(GROUPS["published"].report)["default"]["accuracy"]["seeds"]
+    assert len(seeds) == 10
+    assert min(seeds.values()) >= load_params(REPOSITORY / "params.yaml").evaluate.min_accuracy
