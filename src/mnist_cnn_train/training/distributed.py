@@ -51,7 +51,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     if not in_torchrun():
         yield SINGLE_PROCESS
         return
-    on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
+    on_gpus = device != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
     if on_gpus:
         _take_gpu(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpus else "gloo")
@@ -69,8 +69,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 def _take_gpu(local_rank: int) -> None:
     if local_rank >= (gpus := torch.cuda.device_count()):
         raise MnistCnnError(
-            f"train.processes is above {gpus}, the number of GPUs of this machine; lower it, or "
-            "set train.device to cpu, in params.yaml"
+            f"train.processes is above {gpus}, the number of CUDA devices of this machine; lower "
+            "it, or set train.device to cpu, in params.yaml"
         )
     torch.cuda.set_device(local_rank)
 
