@@ -177,7 +177,6 @@ def test_two_processes_repeat_to_the_byte(found: list[dict]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.fault
 def test_two_processes_resume_to_the_same_bytes(found: list[dict]) -> None:
     assert equal(part_of(found[0], "first."), part_of(found[0], "resumed."))
 
