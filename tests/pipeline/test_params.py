@@ -128,13 +128,18 @@ def test_all_problems_are_told_at_once_each_on_its_line(
         ),
         (
             {"train.launcher": "torchrun", "train.processes": 2, "train.threads": 2},
-            "train.threads: 2; should be 1 with train.launcher torchrun, whose result does not "
-            "depend on how many processes there are",
+            "train.threads: 2; should be 1 with train.launcher torchrun, which computes on one "
+            "thread in each process",
         ),
         (
             {"train.launcher": "torchrun", "model.dropout": 0.1},
-            "model.dropout: 0.1; should be 0 with train.launcher torchrun, whose result does not "
-            "depend on how many processes there are",
+            "model.dropout: 0.1; should be 0 with train.launcher torchrun, whose processes' draws "
+            "cannot be resumed",
+        ),
+        (
+            {"train.launcher": "torchrun", "train.hard_example_fraction": 0.2},
+            "train.hard_example_fraction: 0.2; should be 1 with train.launcher torchrun, whose "
+            "processes know only their images' losses",
         ),
         (
             {"data.split.train_images": 1000},

@@ -92,7 +92,6 @@ class Train(Section):
     threads: int = Field(ge=1, le=1024)
     launcher: Literal["none", "torchrun"]
     processes: int = Field(ge=1, le=1024)
-    precision: Literal["fp32", "bf16"]
     seed: Seed
     epochs: int = Field(ge=1, le=10_000)
     unaugmented_epochs: int = Field(ge=0)
@@ -101,7 +100,7 @@ class Train(Section):
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float = Field(gt=0, le=10)
     momentum: float = Field(ge=0, lt=1)
-    schedule: Literal["linear", "cosine"]
+    schedule: Literal["linear", "constant"]
     warmup: float = Field(ge=0, lt=1)
     weight_decay: Fraction
     label_smoothing: float = Field(ge=0, lt=1)
@@ -268,11 +267,14 @@ def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
             f"train.processes: {processes}; should be 1 unless train.launcher is torchrun"
         )
     if launcher == "torchrun":
-        for key, value, most in (("train.threads", threads, 1), ("model.dropout", dropout, 0)):
-            if value is not None and value > most:
+        for key, wanted, reason in (
+            ("train.threads", 1, "which computes on one thread in each process"),
+            ("train.hard_example_fraction", 1, "whose processes know only their images' losses"),
+            ("model.dropout", 0, "whose processes' draws cannot be resumed"),
+        ):
+            if (value := number(key)) is not None and value != wanted:
                 conflicts.append(
-                    f"{key}: {value}; should be {most} with train.launcher torchrun, whose result "
-                    "does not depend on how many processes there are"
+                    f"{key}: {value}; should be {wanted} with train.launcher torchrun, {reason}"
                 )
     training, validation = (number(f"data.split.{part}_images") for part in ("train", "validation"))
     images = TRAINING_IMAGES.get(str(setting("data.dataset")), MAX_IMAGES)
