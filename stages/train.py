@@ -5,7 +5,7 @@ from dataclasses import astuple, fields
 
 from tqdm import tqdm
 
-from mnist_cnn.core.files import write_json
+from mnist_cnn.core.files import sha256, write_json
 from mnist_cnn_train.data.dataset import Dataset, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.model.weights import save_weights
@@ -76,6 +76,7 @@ def train_and_save(params: Params, processes: ProcessGroup) -> None:
         {
             "validation_accuracy": rounded(last.validation_accuracy),
             "validation_loss": rounded(last.validation_loss),
+            "weights_sha256": sha256(WEIGHTS),
         },
     )
     checkpoint.remove()

@@ -104,16 +104,9 @@ def learn_recipe(
         update={
             "device": "cpu",
             "epochs": 3,
-<<<<<<< HEAD
-            "hard_example_fraction": 0.5,
-            "batch_size": 50,
-            "ema_decay": 0.0,
-            "augmentation": params.train.augmentation.model_copy(update={"corruption": 0.5}),
-=======
             "batch_size": 51,
             "ema_decay": 0.9,
             "augmentation": augmentation,
->>>>>>> 9c64e9c2f5ef1118d606ab19aa60e34d0c76fc91
         }
     )
     return train(
