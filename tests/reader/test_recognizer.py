@@ -16,7 +16,7 @@ import mnist_cnn
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn.imaging.load import PictureError
-from mnist_cnn.onnxfile.contract import DIGEST, LOGIT_THRESHOLDS_KEY
+from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LOGIT_THRESHOLDS_KEY
 from mnist_cnn.onnxfile.session import BATCH
 from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
@@ -190,7 +190,7 @@ def test_a_model_without_a_bound_for_digits_says_how_to_make_one(
 ) -> None:
     model = onnx.load(trained_model)
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    del properties[LOGIT_THRESHOLDS_KEY], properties[DIGEST]
+    del properties[LOGIT_THRESHOLDS_KEY], properties[CHECKSUM_KEY]
     helper.set_model_props(model, properties)
     onnx.save(model, tmp_path / "old.onnx")
     with pytest.raises(MnistCnnError, match="run `dvc repro export`"):
@@ -215,8 +215,8 @@ def test_a_truncated_model_is_refused(trained_model: Path, tmp_path: Path) -> No
 
 def test_the_package_offers_it_without_torch_or_anything_of_the_pipeline() -> None:
     assert mnist_cnn.Recognizer is Recognizer
-    with pytest.raises(AttributeError, match="no attribute 'Recognizer'"):
-        mnist_cnn.Recognizer  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Reader'"):
+        mnist_cnn.Reader  # noqa: B018
     program = (
         "import sys; from mnist_cnn import Recognizer\n"
         "heavy = {'torch', 'torchvision', 'dvc', 'onnx', 'scipy', 'matplotlib', 'pydantic'}\n"

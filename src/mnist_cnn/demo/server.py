@@ -1,4 +1,4 @@
-"""A local page to draw digits on: the page in demo.html, and the server that reads for it.
+"""A local page to draw digits on: page.html, and the server that reads for it.
 
 The page sends pictures and draws what comes back: how a picture becomes a digit is said once, in
 Python, and the demo cannot differ from the rest of the package.
@@ -24,7 +24,7 @@ from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.imaging.load import PictureError
 from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
-PAGE = Path(__file__).with_name("demo.html")
+PAGE = Path(__file__).with_name("page.html")
 METHODS = {"/": ("GET", "HEAD"), "/predict": ("POST",)}
 MAX_UPLOAD_BYTES = 10_000_000  # a phone's photograph has 3 to 8 MB
 STALLED = 10  # seconds without a byte, after which a connection is given up
