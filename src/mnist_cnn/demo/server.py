@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.imaging.load import PictureError
 from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
@@ -60,9 +60,8 @@ def make_server(recognizer: Recognizer, port: int) -> ThreadingHTTPServer:
     try:
         return _Server(recognizer, port)
     except OSError as error:
-        reason = error.strerror or error
         raise MnistCnnError(
-            f"port {port} cannot be used: {reason}; choose another with --port"
+            f"port {port} cannot be used: {one_line(error)}; choose another with --port"
         ) from None
 
 
@@ -151,8 +150,7 @@ class _Requests(BaseHTTPRequestHandler):
         try:
             prediction = self.server.recognizer.predict(picture)
         except PictureError as error:
-            message = re.sub(r"^the picture:? ", "this file ", " ".join(str(error).split()))
-            self._send_json(HTTPStatus.BAD_REQUEST, {"error": message})
+            self._send_json(HTTPStatus.BAD_REQUEST, {"error": f"this file {error.reason}"})
         else:
             self._send_json(HTTPStatus.OK, _as_json(prediction))
 

@@ -52,7 +52,7 @@ def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Data
             try:
                 image = to_mnist(load_gray(picture))
             except PictureError as error:
-                problems.append(f"{picture}: {error}")
+                problems.append(str(error))
                 continue
             if image is None:
                 problems.append(f"{picture}: no ink was found; remove it")

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn.core.errors import MnistCnnError, exit_on_error
+from mnist_cnn.core.errors import MnistCnnError, exit_on_error, one_line
 from mnist_cnn.core.files import read_json
 from mnist_cnn_train.experiments.paths import SEEDS
 from mnist_cnn_train.pipeline.outputs import recorded_outputs
@@ -102,7 +102,7 @@ def _committed(path: Path) -> str:
 def _git(*command: str) -> str:
     result = subprocess.run(["git", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if result.returncode:
-        raise MnistCnnError(" ".join(result.stderr.split()))
+        raise MnistCnnError(one_line(result.stderr))
     return result.stdout
 
 
