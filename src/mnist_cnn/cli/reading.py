@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnist_cnn.cli.options import MODEL, examples, output_format
+from mnist_cnn.cli.options import MODEL, PICTURE_PATH, examples, output_format
 from mnist_cnn.core.errors import MnistCnnError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         "mnist-cnn predict --csv scans/ > digits.csv",
     )
 )
-@click.argument("pictures", metavar="PATH...", nargs=-1, required=True)
+@click.argument("pictures", metavar="PATH...", nargs=-1, required=True, type=PICTURE_PATH)
 @output_format
 @click.option("--top", type=click.IntRange(1), default=1, help="List the K likeliest.", metavar="K")
 @MODEL
@@ -58,7 +58,7 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
 @click.command(
     epilog=examples("mnist-cnn read page.jpg", "mnist-cnn read --boxes found.png page.jpg")
 )
-@click.argument("picture", metavar="PATH")
+@click.argument("picture", metavar="PATH", type=PICTURE_PATH)
 @click.option(
     "--boxes", type=click.Path(path_type=Path), help="Draw where each digit was found, into a file."
 )
