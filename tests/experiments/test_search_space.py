@@ -65,31 +65,37 @@ def test_whole_numbers_numbers_and_choices_are_searched(
     )
 
 
-BOUNDS = "should be a number, at least 0 and below 1"
-
-
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"trials": 0}, "trials: 0; should be a whole number, at least 1"),
+        ({"trials": 0}, "trials: 0; input should be greater than or equal to 1"),
         ({"trails": 3}, "trails: 3; unknown key, do you mean trials?"),
-        ({"pruning": PLAN["pruning"] | {"kind": "hyper"}}, "pruning.kind: 'hyper'; should be one"),
-        ({"ranges": [1]}, "ranges: [1]; should be"),
-        ({"ranges": {}}, "ranges: {}; should be"),
+        (
+            {"pruning": PLAN["pruning"] | {"kind": "hyper"}},
+            "pruning.kind: 'hyper'; input should be",
+        ),
+        ({"ranges": [1]}, "ranges: [1]; input should be"),
+        ({"ranges": {}}, "ranges: {}; dictionary should have at least 1"),
         ({"settings": {"train.epoch": 3}}, "settings.train.epoch: 3; unknown key"),
         ({"settings": {"trian.epochs": 3}}, "settings: params.yaml has no such section: trian"),
         ({"settings": {1: 3}}, "settings: params.yaml has no such section: 1"),
-        ({"settings": {"train.epochs": 0}}, "settings.train.epochs: 0; should be a whole number"),
+        ({"settings": {"train.epochs": 0}}, "settings.train.epochs: 0; input should be"),
         ({"ranges": {"train.momentun": [0.1]}}, "ranges.train.momentun: 0.1; unknown key"),
         ({"ranges": {"train.seed": [0, 1]}}, "ranges.train.seed: should not be searched"),
         ({"ranges": {"data.split.seed": [0, 1]}}, "ranges.data.split.seed: should not be searched"),
-        ({"ranges": {"train.momentum": {"low": 0.1}}}, f"ranges.train.momentum: None; {BOUNDS}"),
-        ({"ranges": {"train.momentum": [0.5, "high"]}}, f"ranges.train.momentum: 'high'; {BOUNDS}"),
+        (
+            {"ranges": {"train.momentum": {"low": 0.1}}},
+            "ranges.train.momentum: None; input should be a valid number",
+        ),
+        (
+            {"ranges": {"train.momentum": [0.5, "high"]}},
+            "ranges.train.momentum: 'high'; input should be a valid number",
+        ),
         ({"ranges": {"train.momentum": []}}, "ranges.train.momentum: The `choices` must contain"),
         ({"ranges": {"train.momentum": 0.5}}, "ranges.train.momentum: 0.5; should be a list of"),
         (
             {"ranges": {"train.momentum": {"low": 0.5, "high": 1.5}}},
-            f"ranges.train.momentum: 1.5; {BOUNDS}",
+            "ranges.train.momentum: 1.5; input should be less than 1",
         ),
         (
             {"ranges": {"train.momentum": {"low": 0.9, "high": 0.5}}},
@@ -109,15 +115,15 @@ BOUNDS = "should be a number, at least 0 and below 1"
         ),
         (
             {"ranges": {"train.batch_size": {"low": 32, "high": 64.5}}},
-            "ranges.train.batch_size: 64.5; should be a whole number",
+            "ranges.train.batch_size: 64.5; input should be a valid integer",
         ),
         (
             {"ranges": {"train.unaugmented_epochs": [0, 3]}},
-            "ranges.train.unaugmented_epochs: 3; should be at most train.epochs, which is 2",
+            "ranges.train.unaugmented_epochs: 3; should be at most 2, which is train.epochs",
         ),
         (
             {"ranges": {"model.dropout": [0.0, 0.2], "train.threads": [1, 2]}},
-            "ranges.train.threads: 2; should be 1 with model.dropout",
+            "ranges.train.threads: 2; should be at most 1, since the draws of model.dropout",
         ),
     ],
 )
@@ -152,5 +158,5 @@ def test_a_missing_or_empty_file_is_reported(params: Params, tmp_path: Path) -> 
     with pytest.raises(MnistCnnError, match=r"there is no .*sweep.yaml here"):
         read_sweep(params, tmp_path / "sweep.yaml")
     (tmp_path / "sweep.yaml").write_text("")
-    with pytest.raises(MnistCnnError, match=r"trials: missing; should be a whole number"):
+    with pytest.raises(MnistCnnError, match=r"trials: field required"):
         read_sweep(params, tmp_path / "sweep.yaml")

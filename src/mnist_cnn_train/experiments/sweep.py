@@ -24,7 +24,8 @@ from mnist_cnn_train.experiments.paths import SWEEPS
 from mnist_cnn_train.experiments.search_space import Plan, Sweep
 from mnist_cnn_train.pipeline.params import read_yaml
 from mnist_cnn_train.pipeline.paths import PIPELINE, RAW_DATA
-from mnist_cnn_train.training.loop import DivergedError, EpochLog, train
+from mnist_cnn_train.training.log import EpochLog
+from mnist_cnn_train.training.loop import DivergedError, train
 
 DATABASE = f"sqlite:///{SWEEPS}?timeout=60"  # seconds that a writer waits for the others
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
