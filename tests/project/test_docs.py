@@ -86,7 +86,7 @@ def test_every_table_is_current() -> None:
         text = document.read_text()
         shown += text
         assert with_tables(text) == text, "run `python -m mnist_cnn_train.experiments.tables`"
-    assert set(re.findall(r"<!-- table: (\w+) -->", shown)) == TABLES.keys()
+    assert set(re.findall(r"^<!-- table: (\w+) -->$", shown, re.MULTILINE)) == TABLES.keys()
 
 
 @pytest.mark.usefixtures("committed_results")
