@@ -14,7 +14,9 @@ import pytest
 from conftest import REPOSITORY, Project
 from PIL import Image
 
+from mnist_cnn.cli.main import commands as reader
 from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.cli import commands as trainer
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.experiments.tables import TABLES, with_tables
 
@@ -62,6 +64,24 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Path) -> 
         assert file.exists(), f"{document.name}: no {file}"
         if anchor:
             assert anchor in anchors(file), f"{document.name}: no #{anchor} in {file}"
+
+
+def test_every_command_in_a_code_block_exists() -> None:
+    code = "\n".join(
+        block
+        for document in DOCUMENTS
+        for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
+    )
+    makefile = (REPOSITORY / "Makefile").read_text()
+    known = {
+        "make": set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)),
+        "mnist-cnn": set(reader.commands),
+        "python -m mnist_cnn_train": set(trainer.commands),
+    }
+    for program, names in known.items():
+        used = set(re.findall(rf"^{program} ([a-z-]+)", code, re.MULTILINE))
+        assert used
+        assert used <= names
 
 
 @pytest.fixture
