@@ -23,7 +23,7 @@ from mnist_cnn.core.files import replacing, write_bytes
 from mnist_cnn_train.data.catalog import TRAINING_IMAGES
 from mnist_cnn_train.model.networks import build
 from mnist_cnn_train.pipeline.params import load_params
-from mnist_cnn_train.training.loop import epoch_sizes
+from mnist_cnn_train.training.sampling import epoch_sizes
 
 HERE = Path(__file__).parent
 

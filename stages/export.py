@@ -13,8 +13,8 @@ from mnist_cnn.core.errors import CheckFailedError
 from mnist_cnn.core.files import read_json, sha256, write_bytes, write_json
 from mnist_cnn.onnxfile.checksum import add_checksum
 from mnist_cnn_train.data.catalog import read_description
-from mnist_cnn_train.data.dataset import Dataset, read_test_digits, read_training_digits
-from mnist_cnn_train.data.split import stratified_split
+from mnist_cnn_train.data.dataset import Dataset, read_test_digits
+from mnist_cnn_train.data.split import load_split
 from mnist_cnn_train.export.graph import describe, export_onnx
 from mnist_cnn_train.export.int8 import check_int8, quantize
 from mnist_cnn_train.export.parity import check_parity
@@ -37,14 +37,11 @@ from mnist_cnn_train.pipeline.stage import exclusive_lock
 def main() -> None:
     """Write the ONNX models, in fp32 and int8, and metrics/onnx.json."""
     params = load_params()
-    split = params.data.split
     test = read_test_digits(RAW_DATA)
     network = build(params.model, len(test.names))
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # one rounding, however many cores there are
-    training, validation = stratified_split(
-        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
-    )
+    training, validation = load_split(RAW_DATA, params.data.split)
     data = read_description(RAW_DATA)
     # Only what was evaluated is exported; DVC might else begin with the export.
     accuracy = read_json(ACCURACY)["accuracy"]

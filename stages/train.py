@@ -1,8 +1,11 @@
 """Train the network on one part of the training images, watched on another."""
 
+import logging
 from dataclasses import astuple, fields
 
-from mnist_cnn.core.files import write_json
+from tqdm import tqdm
+
+from mnist_cnn.core.files import sha256, write_json
 from mnist_cnn_train.data.dataset import Dataset, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.model.weights import save_weights
@@ -11,8 +14,10 @@ from mnist_cnn_train.pipeline.paths import RAW_DATA, TRAINING_LOG, VALIDATION, W
 from mnist_cnn_train.pipeline.stage import exclusive_lock
 from mnist_cnn_train.pipeline.tables import write_csv
 from mnist_cnn_train.training.checkpoint import Checkpoint
-from mnist_cnn_train.training.distributed import ProcessGroup, in_torchrun, launch, process_group
-from mnist_cnn_train.training.loop import EpochLog, train
+from mnist_cnn_train.training.distributed import ProcessGroup, process_group
+from mnist_cnn_train.training.log import EpochLog
+from mnist_cnn_train.training.loop import train
+from mnist_cnn_train.training.torchrun import in_torchrun, launch
 
 
 def main() -> None:
@@ -26,8 +31,23 @@ def main() -> None:
         if not processes.is_leader:
             train_and_save(params, processes)
             return
+        print_log()
         with exclusive_lock("train"):
             train_and_save(params, processes)
+
+
+class _Printer(logging.Handler):
+    """Prints what is logged above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+def print_log() -> None:
+    """Print what training logs, from now on."""
+    logger = logging.getLogger("mnist_cnn_train")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Printer())
 
 
 def train_and_save(params: Params, processes: ProcessGroup) -> None:
@@ -44,7 +64,7 @@ def train_and_save(params: Params, processes: ProcessGroup) -> None:
     if params.train.train_on_validation:
         training, watched = training + validation, None
     settings = (params.model.model_dump_json(), params.train.model_dump_json())
-    checkpoint = Checkpoint.of(settings, [training, validation])
+    checkpoint = Checkpoint.of(settings, [training, validation], processes)
     trained = train(training, watched, params.model, params.train, checkpoint, processes)
     if not processes.is_leader:
         return
@@ -56,6 +76,7 @@ def train_and_save(params: Params, processes: ProcessGroup) -> None:
         {
             "validation_accuracy": rounded(last.validation_accuracy),
             "validation_loss": rounded(last.validation_loss),
+            "weights_sha256": sha256(WEIGHTS),
         },
     )
     checkpoint.remove()

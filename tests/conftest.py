@@ -33,7 +33,7 @@ from mnist_cnn.onnxfile.session import open_model
 from mnist_cnn.reader.recognizer import Recognizer
 from mnist_cnn_train.data.catalog import SHA256
 from mnist_cnn_train.data.dataset import Dataset, read_test_digits, read_training_digits
-from mnist_cnn_train.data.split import stratified_split
+from mnist_cnn_train.data.split import load_split, stratified_split
 from mnist_cnn_train.download.sources import download
 from mnist_cnn_train.export.graph import describe, export_onnx
 from mnist_cnn_train.export.thresholds import (
@@ -131,10 +131,7 @@ def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     if made.is_file() and CHECKSUM_KEY in open_model(made).get_modelmeta().custom_metadata_map:
         return made
     params = speed(seed=0, threads=2)
-    split = params.data.split
-    training, validation = stratified_split(
-        read_training_digits(raw_data), split.train_images, split.validation_images, split.seed
-    )
+    training, validation = load_split(raw_data, params.data.split)
     network = train(training, None, params.model, params.train).network
     model = export_onnx(network, params.export.opset, describe(network, "0" * 64, 0.5))
     set_logit_thresholds(
@@ -153,10 +150,7 @@ def recognizer(trained_model: Path) -> Recognizer:
 @pytest.fixture(scope="session")
 def holdout_digits(raw_data: Path, params: Params) -> Dataset:
     """The 1,000 validation images by which the reader of pictures is judged."""
-    split = params.data.split
-    _, validation = stratified_split(
-        read_training_digits(raw_data), split.train_images, split.validation_images, split.seed
-    )
+    _, validation = load_split(raw_data, params.data.split)
     return holdout_split(validation)
 
 

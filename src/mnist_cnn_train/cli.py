@@ -219,14 +219,10 @@ def _evaluate_pictures(model: Path | None) -> None:
 
 
 def _validation_digits() -> "Dataset":
-    from mnist_cnn_train.data.dataset import read_training_digits
-    from mnist_cnn_train.data.split import stratified_split
+    from mnist_cnn_train.data.split import load_split
     from mnist_cnn_train.pipeline.params import load_params
 
-    split = load_params().data.split
-    _, validation = stratified_split(
-        read_training_digits(RAW_DATA), split.train_images, split.validation_images, split.seed
-    )
+    _, validation = load_split(RAW_DATA, load_params().data.split)
     return validation
 
 

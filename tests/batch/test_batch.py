@@ -21,7 +21,7 @@ from mnist_cnn.cli.main import commands
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256
 from mnist_cnn.onnxfile.checksum import add_checksum
-from mnist_cnn.onnxfile.contract import DIGEST
+from mnist_cnn.onnxfile.contract import CHECKSUM_KEY
 from mnist_cnn.reader.recognizer import NO_INK, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
 
@@ -261,7 +261,7 @@ def test_another_model_or_input_does_not_go_on_with_an_old_output(
     other = tmp_path / "other.onnx"
     model = onnx.load(trained_model)
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    del properties[DIGEST]  # which it gets anew
+    del properties[CHECKSUM_KEY]  # which it gets anew
     onnx.helper.set_model_props(model, {**properties, "licence": "another"})
     other.write_bytes(add_checksum(model))
     with pytest.raises(MnistCnnError, match="begun with another model; choose another output"):

@@ -233,14 +233,6 @@ def test_help_is_short_and_shows_examples() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete_the_commands(shell: str) -> None:
-    environment = {**os.environ, "_MNIST_CNN_COMPLETE": f"{shell}_source"}
-    script = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True).stdout
-    assert "_mnist_cnn_completion" in script
-
-
-@pytest.mark.slow
 def test_the_command_needs_no_torch() -> None:
     program = "import sys, mnist_cnn.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -7,14 +8,15 @@ from mnist_cnn.cli.output import Form, Listing
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.reader.recognizer import NO_INK, Prediction
 
-SEVEN = Prediction("7", 0.75, {"1": 0.25, "7": 0.75}, None, None)
-BLANK = Prediction(None, 0.0, {}, NO_INK, None)
-BOXED = Prediction("7", 0.75, {"1": 0.25, "7": 0.75}, None, None, Box(1, 2, 30, 40), 2)
+NAME = "a, b.png"
+SEVEN = Prediction("7", 0.75, {"1": 0.25, "7": 0.75}, None, None, source=NAME)
+BLANK = Prediction(None, 0.0, {}, NO_INK, None, source=NAME)
+BOXED = replace(SEVEN, box=Box(1, 2, 30, 40), line=2)
 
 
 def listed(form: Form, *predictions: Prediction, top: int = 1) -> list[str]:
     listing = Listing(form, top)
-    return [line for prediction in predictions for line in listing.lines("a, b.png", prediction)]
+    return [line for prediction in predictions for line in listing.lines(prediction)]
 
 
 def test_a_table_has_its_columns_below_one_header() -> None:

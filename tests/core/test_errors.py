@@ -1,6 +1,6 @@
 import pytest
 
-from mnist_cnn.core.errors import MnistCnnError, exit_on_error
+from mnist_cnn.core.errors import MnistCnnError, exit_on_error, one_line
 
 
 def test_a_mendable_failure_ends_in_one_line_and_exit_code_1() -> None:
@@ -25,3 +25,18 @@ def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), exit_on_error("train"):
         _ = 1 // 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        (ValueError("several\n  lines "), "several lines"),
+        (ValueError(), "ValueError"),
+        (PermissionError(13, "Permission denied", "models"), "models: Permission denied"),
+        (OSError(98, "Address already in use"), "Address already in use"),
+        (OSError("no errno\nhere"), "no errno here"),
+        ("what a program\nprinted\n", "what a program printed"),
+    ],
+)
+def test_any_problem_fits_into_one_line(problem: Exception | str, line: str) -> None:
+    assert one_line(problem) == line

@@ -19,7 +19,8 @@ from mnist_cnn_train.data.dataset import (
     read_training_digits,
 )
 from mnist_cnn_train.data.idx import read_idx
-from mnist_cnn_train.data.split import stratified_split
+from mnist_cnn_train.data.split import load_split, stratified_split
+from mnist_cnn_train.pipeline.params import Params
 
 
 @pytest.mark.parametrize(
@@ -169,6 +170,15 @@ def test_the_validation_part_does_not_depend_on_how_much_is_trained_on(numbered:
     small = stratified_split(numbered, 1_000, 500, seed=0)[1]
     large = stratified_split(numbered, 50_000, 500, seed=0)[1]
     assert np.array_equal(small.images, large.images)
+
+
+def test_the_split_of_a_folder_is_that_of_the_settings(raw_data: Path, params: Params) -> None:
+    split = params.data.split
+    sizes = (split.train_images, split.validation_images)
+    expected = stratified_split(read_training_digits(raw_data), *sizes, split.seed)
+    for part, other in zip(load_split(raw_data, split), expected, strict=True):
+        assert np.array_equal(part.images, other.images)
+        assert np.array_equal(part.labels, other.labels)
 
 
 def test_more_images_than_there_are_is_refused(numbered: Dataset) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mnist_cnn.demo.server import MOST_BYTES, make_server
+from mnist_cnn.demo.server import MAX_UPLOAD_BYTES, make_server
 from mnist_cnn.reader.recognizer import NO_DIGIT, Prediction, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
 
@@ -349,7 +349,7 @@ def test_too_large_a_file_is_not_even_sent(
     visit: Visit, received: list[bytes], tmp_path: Path
 ) -> None:
     file = tmp_path / "photo.jpg"
-    file.write_bytes(bytes(MOST_BYTES + 1))
+    file.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
     visit.page.set_input_files("#file", file)
     expect(visit.page.get_by_role("alert")).to_have_text(
         "This file has more than the 10 MB allowed"

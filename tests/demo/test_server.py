@@ -286,15 +286,17 @@ def test_a_port_in_use_is_one_line(visitor: Visitor) -> None:
 PROGRAM = """
 import sys, webbrowser
 from types import SimpleNamespace
-from mnist_cnn.demo.server import serve
+from mnist_cnn.cli.model import demo
+from mnist_cnn.reader import recognizer
+recognizer.Recognizer = lambda model: SimpleNamespace(labels=["0"])
 webbrowser.open = lambda address: print("opened", address, file=sys.stderr, flush=True)
-serve(SimpleNamespace(labels=["0"]), 0, open_browser=sys.argv[1] == "open")
+demo([sys.argv[1]], standalone_mode=False)
 print("torch" in sys.modules)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("browser", ["open", "closed"])
+@pytest.mark.parametrize("browser", ["--browser", "--no-browser"])
 def test_serving_says_where_ends_with_ctrl_c_and_needs_no_torch(browser: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, browser],
@@ -307,7 +309,7 @@ def test_serving_says_where_ends_with_ctrl_c_and_needs_no_torch(browser: str) ->
         said = process.stdout.readline()
         [(address, port)] = re.findall(r"(http://127\.0\.0\.1:(\d+)/)", said)
         assert Visitor(int(port)).ask("GET", "/")[0].status == 200
-        if browser == "open":
+        if browser == "--browser":
             assert process.stderr.readline() == f"opened {address}\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=5) == 0

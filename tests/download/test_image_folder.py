@@ -68,7 +68,7 @@ def test_what_cannot_be_used_is_named_each_in_a_line(tmp_path: Path) -> None:
     told = str(refusal.value)
     assert len(told.splitlines()) == 6
     assert f"{tmp_path}/lost.png is of no class: move it into the folder of one" in told
-    assert f"{tmp_path}/ring/0.png: " in told
+    assert f"  {tmp_path}/ring/0.png: is not a picture in a format" in told
     assert f"{tmp_path}/9/blank.png: no ink was found; remove it" in told
     assert f"{tmp_path}/few has 1 pictures; it needs at least 5" in told
     assert "'a,b' cannot be a class: rename it without commas" in told

@@ -1,4 +1,5 @@
 import io
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,8 +178,17 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason_in_one_line(
     path.write_bytes(content())
     with pytest.raises(PictureError, match=problem) as raised:
         load_gray(path)
-    assert str(raised.value).startswith(f"{path}: ")
+    assert raised.value.source == str(path)
+    assert str(raised.value) == f"{path}: {raised.value.reason}"
     assert "\n" not in str(raised.value)
+
+
+def test_an_error_about_bytes_has_no_source_and_survives_another_process() -> None:
+    with pytest.raises(PictureError) as raised:
+        load_gray(b"")
+    for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
+        assert (error.source, error.reason) == (None, "is empty")
+        assert str(error) == "the picture: is empty"
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

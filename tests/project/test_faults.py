@@ -366,7 +366,7 @@ def rewrite(old: str, new: str) -> Callable[[Project], None]:
 
 # Of what the settings refuse by themselves, one: test_params.py has all of them.
 BAD_SETTINGS: dict[str, tuple[Callable[[Project], None], str]] = {
-    "negative": (edit(**{"train.learning_rate": -1}), "  train.learning_rate: -1; should be a"),
+    "negative": (edit(**{"train.learning_rate": -1}), "  train.learning_rate: -1; input should"),
     "of a device": (edit(**{"train.device": "mps"}), "train: train.device is mps, but this"),
     "misspelt": (rewrite("  epochs:", "  epoch:"), "  train.epoch: 3; unknown key, do you mean"),
     "missing": (rewrite("\ntrain:", "\ntraining:"), "ERROR: .*Could not find 'train"),

@@ -55,7 +55,7 @@ def main():
     known = {name: one for group in read_yaml(PATH).values() for name, one in group.items()}
     for name in RECIPES:
         settings = changed(read_yaml(PARAMS), {**known[name], **SHORT})
-        train.learn(Params.model_validate(settings), SINGLE_PROCESS)
+        train.train_and_save(Params.model_validate(settings), SINGLE_PROCESS)
         print(f"{name}: {WEIGHTS.name} = {sha256(WEIGHTS)}")
 """
 

@@ -16,7 +16,7 @@ import mnist_cnn
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn.imaging.load import PictureError
-from mnist_cnn.onnxfile.contract import DIGEST, LOGIT_THRESHOLDS_KEY
+from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LOGIT_THRESHOLDS_KEY
 from mnist_cnn.onnxfile.session import BATCH
 from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
@@ -40,6 +40,8 @@ def test_a_picture_of_a_digit_is_read_however_it_is_given(
         assert prediction.image is not None
         assert prediction.image.shape == (28, 28)
         assert prediction.box is None
+        named = isinstance(picture, str | Path)
+        assert prediction.source == (str(path) if named else None)
 
 
 def test_many_pictures_are_read_in_order_as_they_come(
@@ -119,6 +121,32 @@ def test_a_batch_reads_as_each_picture_alone(
         assert alone.probability == pytest.approx(prediction.probability, abs=1e-5)
 
 
+def test_unusable_pictures_are_reported_and_the_others_read(
+    recognizer: Recognizer, holdout_digits: Dataset, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    pictures = [broken, holdout_digits.images[0], b"", holdout_digits.images[1]]
+    errors: list[PictureError] = []
+    predictions = list(recognizer.predict_many(pictures, errors.append))
+    assert [prediction.label for prediction in predictions] == [
+        str(label) for label in holdout_digits.labels[:2]
+    ]
+    assert [error.source for error in errors] == [str(broken), None]
+    with pytest.raises(PictureError, match=f"{broken}: is not a picture"):
+        list(recognizer.predict_many(pictures))
+
+
+def test_a_prediction_is_printed_in_one_line_without_its_pixels(
+    recognizer: Recognizer, holdout_digits: Dataset
+) -> None:
+    prediction = recognizer.predict(holdout_digits.images[0])
+    for text in (str(prediction), repr(prediction)):
+        assert text.startswith(f"Prediction(label='{prediction.label}', probability=0.")
+        assert "\n" not in text
+        assert len(text) < 120
+
+
 def test_a_blank_picture_says_that_no_ink_was_found(recognizer: Recognizer) -> None:
     prediction = recognizer.predict(Image.new("L", (100, 100), 200))
     assert prediction.label is None
@@ -144,7 +172,7 @@ def test_an_unusable_picture_is_refused(recognizer: Recognizer) -> None:
 def test_an_image_that_is_not_as_mnists_is_refused(
     recognizer: Recognizer, image: np.ndarray
 ) -> None:
-    with pytest.raises(PictureError, match="is uint8 28 x 28, not"):
+    with pytest.raises(PictureError, match="not uint8 28 x 28 as MNIST's"):
         list(recognizer.classify([image]))
 
 
@@ -190,7 +218,7 @@ def test_a_model_without_a_bound_for_digits_says_how_to_make_one(
 ) -> None:
     model = onnx.load(trained_model)
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    del properties[LOGIT_THRESHOLDS_KEY], properties[DIGEST]
+    del properties[LOGIT_THRESHOLDS_KEY], properties[CHECKSUM_KEY]
     helper.set_model_props(model, properties)
     onnx.save(model, tmp_path / "old.onnx")
     with pytest.raises(MnistCnnError, match="run `dvc repro export`"):
@@ -215,8 +243,8 @@ def test_a_truncated_model_is_refused(trained_model: Path, tmp_path: Path) -> No
 
 def test_the_package_offers_it_without_torch_or_anything_of_the_pipeline() -> None:
     assert mnist_cnn.Recognizer is Recognizer
-    with pytest.raises(AttributeError, match="no attribute 'Recognizer'"):
-        mnist_cnn.Recognizer  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Reader'"):
+        mnist_cnn.Reader  # noqa: B018
     program = (
         "import sys; from mnist_cnn import Recognizer\n"
         "heavy = {'torch', 'torchvision', 'dvc', 'onnx', 'scipy', 'matplotlib', 'pydantic'}\n"

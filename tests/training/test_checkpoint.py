@@ -52,7 +52,7 @@ def weights(trained: Trained) -> list[Tensor]:
             "augmentation": dict.fromkeys(("rotation", "shear", "translation", "scale"), 0)
             | {"corruption": 0.5}
         },
-        {"train_on_validation": True, "schedule": "cosine", "momentum": 0.0},
+        {"train_on_validation": True, "schedule": "constant", "momentum": 0.0},
     ],
 )
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
@@ -77,22 +77,22 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 
 
 def test_a_finished_training_is_not_run_again(
-    small_digits: Sets, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_digits: Sets, params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = params_with(params, epochs=1, unaugmented_epochs=0)
     arguments = (*small_digits, settings.model, settings.train, Checkpoint(tmp_path / "state"))
     first = train(*arguments)
-    capsys.readouterr()
-    again = train(*arguments)
-    assert "epoch 1/1" not in capsys.readouterr().out
+    with caplog.at_level("INFO", "mnist_cnn_train"):
+        again = train(*arguments)
+    assert caplog.messages == ["going on after epoch 1"]
     assert again.log == first.log
     for found, wanted in zip(weights(again), weights(first), strict=True):
         assert torch.equal(found, wanted)
 
 
 @pytest.mark.fault
-def test_a_damaged_state_is_told_and_left_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_state_is_reported_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "state"
     checkpoint = Checkpoint(path)
@@ -102,8 +102,9 @@ def test_a_damaged_state_is_told_and_left_alone(
         damaged = bytearray(whole)
         damaged[place] ^= 1
         path.write_bytes(damaged)
+        caplog.clear()
         assert checkpoint.load() is None
-        assert "is damaged; training starts anew" in capsys.readouterr().out
+        assert caplog.messages == [f"{path} is damaged; training starts again"]
     path.write_bytes(whole[:20])
     assert checkpoint.load() is None
 

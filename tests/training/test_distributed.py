@@ -4,180 +4,244 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, Project, start
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import SGD
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256
 from mnist_cnn_train.data.dataset import read_training_digits
 from mnist_cnn_train.data.split import stratified_split
-from mnist_cnn_train.model.networks import DeepDigitCNN, DigitCNN, build
-from mnist_cnn_train.pipeline.params import Model, load_params
-from mnist_cnn_train.training import loop
+from mnist_cnn_train.model.networks import FastDigitCNN
+from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.training.checkpoint import Checkpoint
 from mnist_cnn_train.training.distributed import (
     SINGLE_PROCESS,
+    DistributedGradients,
     ProcessGroup,
-    SynchronizedBatchNorm,
-    launch,
-    synchronize,
+    process_group,
 )
-from mnist_cnn_train.training.parallel import Loss, ThreadedGradients
+from mnist_cnn_train.training.log import EpochLog
+from mnist_cnn_train.training.loop import Trained, train
+from mnist_cnn_train.training.torchrun import launch
 
-# What each process of a test does, in double precision; the leader writes what it found.
+# What each process of a test does; each writes what it found.
 SCRIPT = """
 import sys
 
-import torch
+from mnist_cnn_train.pipeline.processor import cap
+
+cap()
+
 from safetensors.torch import save_file
-from test_distributed import learn_recipe, learn_steps, network
+from test_distributed import find_all
 
-from mnist_cnn_train.training.distributed import DistributedGradients, joined, synchronize
+from mnist_cnn_train.training.distributed import process_group
 
-with joined("cpu") as processes:
-    one = network()
-    synchronize(one, processes)
-    losses = learn_steps(one, DistributedGradients(one, processes).backward)
-    found = {"losses": losses, **one.state_dict()}
-    found |= {f"recipe.{name}": value for name, value in learn_recipe(processes).items()}
-    if processes.leads:
-        save_file({name: value.contiguous() for name, value in found.items()}, sys.argv[1])
+with process_group("cpu") as processes:
+    found = find_all(processes, sys.argv[1])
+    found = {name: value.contiguous() for name, value in found.items()}
+    save_file(found, f"{sys.argv[1]}.{processes.rank}")
 """
 
-STEPS = 50
-IMAGES = torch.rand(330, 1, 28, 28, generator=torch.Generator().manual_seed(0)).double()
-LABELS = torch.arange(330) % 10
+IMAGES = torch.rand(33, 1, 28, 28, generator=torch.Generator().manual_seed(0)).double()
+LABELS = torch.arange(33) % 10
+BATCHES = (33, 32, 3, 1)  # one that is even, two that are not, and one too small to share
+NETWORKS = ("linear", "normalized")
 
 
-def network() -> nn.Module:
+def build(name: str) -> nn.Module:
+    """One whose gradients are those of the whole batch, and one that normalizes each shard."""
     torch.manual_seed(0)
-    return DeepDigitCNN().to(torch.double, memory_format=torch.channels_last)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    return (linear if name == "linear" else FastDigitCNN()).double().train()
 
 
-def loss(network: nn.Module, chosen: torch.Tensor) -> torch.Tensor:
+def loss(network: nn.Module, chosen: Tensor) -> Tensor:
     return functional.cross_entropy(network(IMAGES[chosen]), LABELS[chosen])
 
 
-def learn_steps(
-    one: nn.Module, backward: Callable[[Loss, torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """The losses of steps on batches of 33, 32, 3 and 2 images in turn."""
-    optimizer = SGD(one.parameters(), lr=0.1, momentum=0.9)
-    losses = []
-    for step in range(STEPS):
-        chosen = torch.arange(step, step + (33, 32, 3, 2)[step % 4])
-        losses.append(backward(loss, chosen).clone())
-        optimizer.step()
-    return torch.stack(losses)
+def gradients_of(network: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
 
 
-def build_double(described: Model, classes: int) -> nn.Module:
-    """What `build` gives, in double precision inside."""
-    one = build(described, classes).double()
-    one.register_forward_pre_hook(lambda _, images: (images[0].double(),))
-    return one
+def statistics_of(network: nn.Module) -> Tensor:
+    buffers = [one.flatten() for one in network.buffers() if one.is_floating_point()]
+    return torch.cat([torch.zeros(1).double(), *buffers])
 
 
-def learn_recipe(processes: ProcessGroup) -> dict[str, torch.Tensor]:
-    """Weights, and the accuracy by epoch, that `train` gives of damaged and of hard images."""
+def find_gradients(processes: ProcessGroup) -> dict[str, Tensor]:
+    """The loss, gradients and statistics of the first batches of some sizes, for each network."""
+    found = {}
+    for name in NETWORKS:
+        for size in BATCHES:
+            network = build(name)
+            backward = DistributedGradients(network, processes).backward
+            key = f"{name}.{size}"
+            found[f"{key}.loss"] = backward(loss, torch.arange(size))
+            found[f"{key}.gradients"] = gradients_of(network)
+            found[f"{key}.statistics"] = statistics_of(network)
+    return found
+
+
+def learn_recipe(
+    processes: ProcessGroup,
+    checkpoint: Checkpoint | None = None,
+    after_epoch: Callable[[EpochLog], None] | None = None,
+) -> Trained:
+    """A training on 2,000 digits, augmented and corrupted, in batches that do not split evenly."""
     params = load_params(REPOSITORY / "params.yaml")
     data = read_training_digits(Path(os.environ["DIGITS"]))
-    learned, watched = stratified_split(data, 2_000, 500, seed=0)
+    training, validation = stratified_split(data, 2_000, 500, seed=0)
+    augmentation = params.train.augmentation.model_copy(update={"corruption": 0.3})
     recipe = params.train.model_copy(
         update={
+            "device": "cpu",
             "epochs": 3,
-            "hard_example_fraction": 0.5,
-            "batch_size": 50,
-            "ema_decay": 0.0,
-            "augmentation": params.train.augmentation.model_copy(update={"corruption": 0.5}),
+            "batch_size": 51,
+            "ema_decay": 0.9,
+            "augmentation": augmentation,
         }
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build", build_double)
-        trained = loop.train(learned, watched, params.model, recipe, processes=processes)
-    accuracy = torch.tensor([entry.validation_accuracy for entry in trained.log])
-    return {"accuracy": accuracy, **trained.network.state_dict()}
+    return train(
+        training, validation, params.model, recipe, checkpoint, processes, after_epoch=after_epoch
+    )
+
+
+def end_after_two(entry: EpochLog) -> None:
+    if entry.epoch == 2:
+        raise StopIteration
+
+
+def find_all(processes: ProcessGroup, path: str) -> dict[str, Tensor]:
+    """What one of several processes computes: gradients, and three times the same training."""
+    checkpoint = Checkpoint(Path(f"{path}.state"), processes)
+    first, again = learn_recipe(processes), learn_recipe(processes)
+    with pytest.raises(StopIteration):
+        learn_recipe(processes, checkpoint, end_after_two)
+    trained = {"first": first, "again": again, "resumed": learn_recipe(processes, checkpoint)}
+    found = find_gradients(processes)
+    for name, one in trained.items():
+        found |= {f"{name}.{key}": value for key, value in one.network.state_dict().items()}
+        accuracy = [entry.validation_accuracy for entry in one.log]
+        found[f"{name}.accuracy"] = torch.tensor(accuracy)
+    return found
 
 
 @pytest.fixture(scope="module")
-def shared(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """What two processes found."""
+def found(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict]]:
+    """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
-    script, found = folder / "script.py", folder / "found"
+    script = folder / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DIGITS": str(raw_data)}
-    subprocess.run([*command, str(script), str(found)], env=environment, check=True, timeout=120)
-    return load_file(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("DIGITS", str(raw_data))
+        launch([str(script), str(folder / "found")], 2)
+    yield [load_file(folder / f"found.{rank}") for rank in range(2)]
+
+
+def part_of(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
+    }
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does_but_for_the_rounding(
-    shared: dict[str, torch.Tensor],
-) -> None:
-    one = network().train()
-    with ThreadedGradients(one, 1) as gradients:
-        losses = learn_steps(one, gradients.backward)
-    assert losses[-4:].mean() < losses[:4].mean()
-    torch.testing.assert_close(shared.pop("losses"), losses, rtol=1e-9, atol=1e-9)
-    for name, value in one.state_dict().items():
-        torch.testing.assert_close(shared[name], value, rtol=1e-9, atol=1e-9)
+def test_all_processes_hold_the_same_weights_and_statistics(found: list[dict]) -> None:
+    assert equal(*found)
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_network_of_one_but_for_the_rounding(
-    shared: dict[str, torch.Tensor], raw_data: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_processes_train_a_network_that_classifies(found: list[dict]) -> None:
+    accuracy = found[0]["first.accuracy"]
+    assert len(accuracy) == 3
+    assert accuracy[-1] > 0.8
+
+
+@pytest.mark.slow
+def test_two_processes_repeat_to_the_byte(found: list[dict]) -> None:
+    assert equal(part_of(found[0], "first."), part_of(found[0], "again."))
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_bytes(found: list[dict]) -> None:
+    assert equal(part_of(found[0], "first."), part_of(found[0], "resumed."))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", BATCHES)
+def test_gradients_without_batch_statistics_are_those_of_the_whole_batch(
+    found: list[dict], size: int
 ) -> None:
-    monkeypatch.setenv("DIGITS", str(raw_data))
-    alone = learn_recipe(SINGLE_PROCESS)
-    assert alone["accuracy"][-1] > 0.8
-    assert torch.equal(shared["recipe.accuracy"], alone["accuracy"])
-    for name, value in alone.items():
-        torch.testing.assert_close(shared[f"recipe.{name}"], value, rtol=1e-6, atol=1e-6)
+    network = build("linear")
+    mean = loss(network, torch.arange(size))
+    mean.backward()
+    torch.testing.assert_close(found[0][f"linear.{size}.loss"], mean.detach())
+    torch.testing.assert_close(found[0][f"linear.{size}.gradients"], gradients_of(network))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-@pytest.mark.parametrize("images", [8, 9, 128])
-def test_shares_are_the_whole_and_nearly_even(count: int, images: int) -> None:
-    chosen = torch.randperm(images)
-    shares = [ProcessGroup(rank, count).share(chosen) for rank in range(count)]
-    assert torch.equal(torch.cat(shares), chosen)
-    sizes = [len(share) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
+@pytest.mark.slow
+@pytest.mark.parametrize("size", BATCHES)
+def test_on_cpus_gradients_are_the_mean_of_shards_that_are_normalized_alone(
+    found: list[dict], size: int
+) -> None:
+    chosen = torch.arange(size)
+    shards = chosen.tensor_split(2) if size > 1 else (chosen, chosen)
+    gradients, statistics = [], []
+    for shard in shards:
+        network = build("normalized")
+        (loss(network, shard) * len(shard) / sum(map(len, shards))).backward()
+        gradients.append(gradients_of(network))
+        statistics.append(statistics_of(network))
+    torch.testing.assert_close(found[0][f"normalized.{size}.gradients"], sum(gradients))
+    mean = sum(statistics) / 2
+    torch.testing.assert_close(found[0][f"normalized.{size}.statistics"], mean)
 
 
-def test_a_batch_too_small_to_share_is_taken_by_every_process() -> None:
-    assert torch.equal(ProcessGroup(2, 3).share(torch.arange(2)), torch.arange(2))
-
-
-def test_a_process_alone_sums_and_tells_what_it_has() -> None:
+def test_a_single_process_leads_and_broadcasts_to_itself() -> None:
+    with process_group("cpu") as processes:
+        assert processes == SINGLE_PROCESS
     assert SINGLE_PROCESS.is_leader
-    assert SINGLE_PROCESS.all_reduce(torch.tensor(3.0)) == 3
-    assert SINGLE_PROCESS.broadcast_from_leader({"a": 1}) == {"a": 1}
+    assert SINGLE_PROCESS.broadcast({"a": 1}) == {"a": 1}
 
 
-def test_synchronized_norms_keep_parameters_names_and_what_is_read() -> None:
-    plain, twin = network(), network()
-    parameters = dict(twin.named_parameters())
-    synchronize(twin, ProcessGroup(0, 2))
-    assert sum(isinstance(module, SynchronizedBatchNorm) for module in twin.modules()) == 5
-    assert all(value is parameters[name] for name, value in twin.named_parameters())
-    assert plain.state_dict().keys() == twin.state_dict().keys()
-    with torch.inference_mode():
-        assert torch.equal(plain.eval()(IMAGES), twin.eval()(IMAGES))
+def test_only_the_leader_writes_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    member, leader = (Checkpoint(path, ProcessGroup(rank, 2)) for rank in (1, 0))
+    member.save({"a": torch.ones(1)})
+    assert not path.exists()
+    leader.save({"a": torch.ones(1)})
+    member.remove()
+    assert path.exists()
+    leader.remove()
+    assert not path.exists()
 
 
-def test_a_network_of_one_process_keeps_its_norms() -> None:
-    alone = DigitCNN()
-    synchronize(alone, SINGLE_PROCESS)
-    assert not any(isinstance(module, SynchronizedBatchNorm) for module in alone.modules())
+@pytest.mark.parametrize(("device", "has_cuda", "gpus"), [("auto", True, 2), ("mps", False, 0)])
+def test_more_processes_than_gpus_are_refused(
+    device: str, has_cuda: bool, gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("LOCAL_RANK", str(gpus))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: not has_cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    message = f"train.processes is above {gpus}, the number of CUDA devices of this machine"
+    with pytest.raises(MnistCnnError, match=message), process_group(device):
+        pass
 
 
 @pytest.mark.slow
@@ -189,7 +253,7 @@ def test_a_process_that_fails_is_named(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "Traceback" not in capfd.readouterr().err
 
 
-def learn(project: Project, **settings: object) -> dict[str, torch.Tensor]:
+def train_by(project: Project, **settings: object) -> dict[str, torch.Tensor]:
     """The weights that the train stage gives by some `settings`."""
     project.set(**{key.replace("__", "."): value for key, value in settings.items()})
     project.run("dvc", "repro", "train")
@@ -252,7 +316,7 @@ def test_whichever_process_is_killed_the_run_ends_and_then_goes_on(reproduced: P
 @pytest.mark.slow
 def test_two_hosts_train_one_network(reproduced: Project, tmp_path: Path) -> None:
     """Here, the hosts are two folders of this one."""
-    expected = learn(reproduced, train__launcher="torchrun", train__processes=2)
+    expected = train_by(reproduced, train__launcher="torchrun", train__processes=2)
     reproduced.set(**{"train.processes": 1})
     other = tmp_path / "host"
     subprocess.run(["cp", "-r", reproduced.folder, other], check=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn.imaging.load import Gray, PictureError, find_pictures, load_gray
 from mnist_cnn.imaging.normalize import to_mnist
@@ -297,8 +297,7 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = " ".join(str(error).split())
-        raise MnistCnnError(f"{file} is damaged, or not Parquet: {reason}") from None
+        raise MnistCnnError(f"{file} is damaged, or not Parquet: {one_line(error)}") from None
 
 
 def _footer(file: Path) -> bytes:
@@ -453,10 +452,9 @@ def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
         except MemoryError:
             raise  # says nothing about the picture
         except PictureError as error:
-            name = content if isinstance(content, Path) else "the picture"
-            problems[place] = str(error).removeprefix(f"{name}: ")
+            problems[place] = error.reason
         except Exception as error:  # a defect that one picture of a million finds costs that one
-            problems[place] = f"{type(error).__name__}: {error}"
+            problems[place] = f"{type(error).__name__}: {one_line(error)}"
         else:
             if image is not None:
                 inked[place] = True

@@ -79,29 +79,34 @@ def score(
     run = _engine(engine)
     path = default_model() if model is None else model
     Recognizer(path)  # refuses what the workers would
-    job = Job(output.absolute(), path.absolute(), sha256(path))
     if output.resolve().is_relative_to(source.resolve()):
         raise MnistCnnError(
             f"{output} is, or lies in, {source}, which is to be read; choose another"
         )
+    job = Job(output.absolute(), path.absolute(), sha256(path))
     found = find_input(source.absolute(), column, key)
     size = size or part_size(found)
     manifest = {"model": job.digest, "part_size": size, "input": found.described()}
     with _exclusive_lock(output):
         _begin(output, manifest)
-        tasks = list(found.tasks(size))
-        waiting = [task for task in tasks if not is_done(job, task)]
-        if waiting:
-            (output / FINISHED).unlink(missing_ok=True)
-        _read_all(run(job, waiting, workers), len(found), sum(map(len, waiting)))
-        shutil.rmtree(output / TEMPORARY, ignore_errors=True)
-        (output / FINISHED).touch()
-        return Summary(
-            images=len(found),
-            unreadable=sum(unreadable_count(job.part(task.number)) for task in tasks),
-            parts=len(tasks),
-            kept=len(tasks) - len(waiting),
-        )
+        return _finish(job, list(found.tasks(size)), run, workers)
+
+
+def _finish(job: Job, tasks: list[Task], run: Run, workers: int | None) -> Summary:
+    """Do those of `tasks` whose part is missing or damaged, and sum up all of them."""
+    images = sum(map(len, tasks))
+    waiting = [task for task in tasks if not is_done(job, task)]
+    if waiting:
+        (job.output / FINISHED).unlink(missing_ok=True)
+    _read_all(run(job, waiting, workers), images, sum(map(len, waiting)))
+    shutil.rmtree(job.output / TEMPORARY, ignore_errors=True)
+    (job.output / FINISHED).touch()
+    return Summary(
+        images=images,
+        unreadable=sum(unreadable_count(job.part(task.number)) for task in tasks),
+        parts=len(tasks),
+        kept=len(tasks) - len(waiting),
+    )
 
 
 def _engine(name: Engine) -> Run:

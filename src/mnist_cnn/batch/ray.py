@@ -13,7 +13,7 @@ import ray.exceptions
 
 from mnist_cnn.batch.inputs import Task
 from mnist_cnn.batch.parts import Job, read_part
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 
 STORE = 200_000_000  # bytes of memory that Ray shares; its blocks hold no more than names
 
@@ -41,7 +41,7 @@ def by_ray(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, N
         _check_reachable(address)
         ray.init(address, **quiet, **(own if address == "local" else {}))
     except (OSError, RuntimeError, ValueError) as error:
-        raise MnistCnnError(f"there is no Ray cluster at {address}: {error}") from None
+        raise MnistCnnError(f"there is no Ray cluster at {address}: {one_line(error)}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -71,8 +71,5 @@ def _attempt(job: Job, row: dict[str, Any]) -> dict[str, Any]:
     """Ray would wrap what is raised into its own; another attempt would raise it again."""
     try:
         return {"images": read_part(job, row["task"]), "problem": ""}
-    except MnistCnnError as error:
-        return {"images": 0, "problem": str(error)}
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return {"images": 0, "problem": f"{where}{error.strerror or error}"}
+    except (MnistCnnError, OSError) as error:
+        return {"images": 0, "problem": one_line(error)}

@@ -35,4 +35,4 @@ def main() -> None:
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     warnings.filterwarnings("ignore", module="PIL")  # on damage that we tell of in our own words
     with exit_on_error("mnist-cnn"):
-        commands()
+        commands(prog_name="mnist-cnn")

@@ -16,10 +16,12 @@ def demo(port: int, browser: bool, model: Path | None) -> None:
 
     It is served to this machine alone, until Ctrl-C.
     """
-    from mnist_cnn.demo.server import serve
+    from mnist_cnn.demo.server import make_server, serve
     from mnist_cnn.reader.recognizer import Recognizer
 
-    serve(Recognizer(model), port, browser)
+    with make_server(Recognizer(model), port) as server:
+        click.echo(f"Draw a digit at {server.address} (Ctrl-C ends this)")
+        serve(server, browser)
 
 
 @click.command()

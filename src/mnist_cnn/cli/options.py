@@ -14,6 +14,9 @@ MODEL = click.option(
     help="An ONNX file of the pipeline's, instead of the one that comes with the package.",
 )
 
+# Shells complete file names; folders, patterns and - stay what the user wrote.
+PICTURE_PATH = click.Path(readable=False, allow_dash=True)
+
 
 def examples(*lines: str) -> str:
     """What `--help` ends with; the first character keeps click from filling the lines up."""

@@ -22,22 +22,26 @@ class Listing:
         self._top = top
         self._begun = False
 
-    def lines(self, name: str, prediction: Prediction) -> Iterator[str]:
-        """What is read in the picture `name`."""
+    def lines(self, prediction: Prediction) -> Iterator[str]:
+        """What is read in one picture, or in one box of it."""
         if self._form == "json":
-            yield json.dumps(_content(name, prediction))
+            yield json.dumps(_content(prediction))
             return
         write = _as_csv if self._form == "csv" else _as_table
-        row = _row(name, prediction, self._top)
+        row = _row(prediction, self._top)
         if not self._begun:
             self._begun = True
             yield write({column: column for column in row})
         yield write(row)
 
 
-def _content(name: str, prediction: Prediction) -> dict[str, object]:
+def _name(prediction: Prediction) -> str:
+    return prediction.source or "-"  # as the argument is that stands for the standard input
+
+
+def _content(prediction: Prediction) -> dict[str, object]:
     content: dict[str, object] = {
-        "picture": name,
+        "picture": _name(prediction),
         "label": prediction.label,
         "probability": round(prediction.probability, DECIMALS),
         "probabilities": {
@@ -50,7 +54,7 @@ def _content(name: str, prediction: Prediction) -> dict[str, object]:
     return content
 
 
-def _row(name: str, prediction: Prediction, top: int) -> dict[str, object]:
+def _row(prediction: Prediction, top: int) -> dict[str, object]:
     ranked = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
     row: dict[str, object] = {}
     for place in range(top):
@@ -60,7 +64,7 @@ def _row(name: str, prediction: Prediction, top: int) -> dict[str, object]:
         row[f"probability{suffix}"] = probability and round(probability, DECIMALS)
     if prediction.box:
         row |= {"line": prediction.line, **asdict(prediction.box)}
-    return row | {"warning": prediction.warning or "", "picture": name}
+    return row | {"warning": prediction.warning or "", "picture": _name(prediction)}
 
 
 def _as_csv(row: Mapping[str, object]) -> str:

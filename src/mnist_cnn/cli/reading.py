@@ -1,19 +1,18 @@
 """The commands that read a few pictures: `predict` and `read`."""
 
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mnist_cnn.cli.options import MODEL, examples, output_format
+from mnist_cnn.cli.options import MODEL, PICTURE_PATH, examples, output_format
 from mnist_cnn.core.errors import MnistCnnError
 
 if TYPE_CHECKING:
     from mnist_cnn.cli.output import Form
-    from mnist_cnn.imaging.load import Gray
+    from mnist_cnn.imaging.load import PictureError
 
 
 @click.command(
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
         "mnist-cnn predict --csv scans/ > digits.csv",
     )
 )
-@click.argument("pictures", metavar="PATH...", nargs=-1, required=True)
+@click.argument("pictures", metavar="PATH...", nargs=-1, required=True, type=PICTURE_PATH)
 @output_format
 @click.option("--top", type=click.IntRange(1), default=1, help="List the K likeliest.", metavar="K")
 @MODEL
@@ -44,28 +43,22 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
     names = list(find_pictures(pictures))
     if not names:
         raise MnistCnnError(f"there are no pictures in {', '.join(pictures)}")
-    failures: list[str] = []
-    loaded: deque[str] = deque()
-
-    def load() -> Iterator["Gray"]:
-        for name, gray in _load_each(names, failures):
-            loaded.append(name)
-            yield gray
-
+    errors: list[PictureError] = []
     # The bar would be of no use among a few lines.
     shown = None if len(names) > 100 else True
     with tqdm(total=len(names), unit="picture", disable=shown, leave=False) as progress:
-        for prediction in recognizer.predict_many(load()):
+        for prediction in recognizer.predict_many(map(_picture, names), errors.append):
             progress.update()
-            for line in listing.lines(loaded.popleft(), prediction):
+            for line in listing.lines(prediction):
                 progress.write(line)
-    _report(failures, len(names))
+    if errors:
+        raise MnistCnnError(_summary(errors, len(names)))
 
 
 @click.command(
     epilog=examples("mnist-cnn read page.jpg", "mnist-cnn read --boxes found.png page.jpg")
 )
-@click.argument("picture", metavar="PATH")
+@click.argument("picture", metavar="PATH", type=PICTURE_PATH)
 @click.option(
     "--boxes", type=click.Path(path_type=Path), help="Draw where each digit was found, into a file."
 )
@@ -79,45 +72,27 @@ def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | No
     from mnist_cnn.cli.output import Listing
     from mnist_cnn.reader.recognizer import Recognizer
 
-    source = _standard_input() if picture == "-" else picture
-    predictions = Recognizer(model).read(source)
+    given = _picture(picture)
+    predictions = Recognizer(model).read(given)
     if boxes:
         from mnist_cnn.reader.annotate import draw_boxes
 
-        draw_boxes(source, predictions, boxes)
+        draw_boxes(given, predictions, boxes)
     listing = Listing(form or "table")
     for prediction in predictions:
-        for line in listing.lines(picture, prediction):
+        for line in listing.lines(prediction):
             click.echo(line)
     if not predictions:
         click.echo(f"mnist-cnn: {picture}: no digits were found", err=True)
 
 
-def _standard_input() -> bytes:
+def _picture(name: str) -> str | bytes:
+    """The path `name`, or the content of the standard input where it is ``-``."""
     from mnist_cnn.imaging.load import MAX_FILE_BYTES
 
-    return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    return sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if name == "-" else name
 
 
-def _load_each(names: Iterable[str], failures: list[str]) -> Iterator[tuple[str, "Gray"]]:
-    """The pictures that can be read; what is wrong with the others is added to `failures`."""
-    from mnist_cnn.imaging.load import PictureError, load_gray
-
-    for name in names:
-        try:
-            gray = load_gray(_standard_input() if name == "-" else name)
-        except PictureError as error:
-            problem = str(error)
-            if name == "-":
-                problem = problem.replace("the picture", "standard input", 1)
-            failures.append(problem)
-        else:
-            yield name, gray
-
-
-def _report(failures: list[str], pictures: int) -> None:
-    if failures:
-        raise MnistCnnError(
-            f"{len(failures):,} of {pictures:,} pictures could not be read:\n  "
-            + "\n  ".join(failures)
-        )
+def _summary(errors: Sequence["PictureError"], pictures: int) -> str:
+    lines = (f"\n  {error.source or 'standard input'}: {error.reason}" for error in errors)
+    return f"{len(errors):,} of {pictures:,} pictures could not be read:{''.join(lines)}"

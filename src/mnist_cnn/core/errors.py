@@ -17,6 +17,14 @@ class CheckFailedError(MnistCnnError):
     """What was made does not pass its check, and an older one must not stand in for it."""
 
 
+def one_line(problem: BaseException | str) -> str:
+    """The message of `problem` in one line: never empty, and without the errno of an `OSError`."""
+    if isinstance(problem, OSError) and problem.strerror:
+        where = f"{problem.filename}: " if problem.filename else ""
+        problem = f"{where}{problem.strerror}"
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
 @contextmanager
 def exit_on_error(program: str) -> Iterator[None]:
     """End the process with ``program: message`` and exit code 1 where a user can mend it.
@@ -30,8 +38,7 @@ def exit_on_error(program: str) -> Iterator[None]:
     except MnistCnnError as error:
         sys.exit(f"{program}: {error}")
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{program}: {where}{error.strerror or error}")
+        sys.exit(f"{program}: {one_line(error)}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package == "mnist_cnn":

@@ -1,4 +1,4 @@
-"""A local page to draw digits on: the page in demo.html, and the server that reads for it.
+"""A local page to draw digits on: page.html, and the server that reads for it.
 
 The page sends pictures and draws what comes back: how a picture becomes a digit is said once, in
 Python, and the demo cannot differ from the rest of the package.
@@ -18,61 +18,53 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import click
-
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.imaging.load import PictureError
 from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
-PAGE = Path(__file__).with_name("demo.html")
+PAGE = Path(__file__).with_name("page.html")
 METHODS = {"/": ("GET", "HEAD"), "/predict": ("POST",)}
 MAX_UPLOAD_BYTES = 10_000_000  # a phone's photograph has 3 to 8 MB
 STALLED = 10  # seconds without a byte, after which a connection is given up
 
 
-def serve(recognizer: Recognizer, port: int = 0, open_browser: bool = True) -> None:
-    """Serve the page to this machine alone until Ctrl-C, and say where.
+def serve(server: "DemoServer", open_browser: bool = True) -> None:
+    """Serve the page until Ctrl-C, and show it in a browser at once if `open_browser`."""
+    if open_browser:
+        # A browser in the terminal would keep us from serving until it is closed.
+        threading.Thread(target=webbrowser.open, args=[server.address], daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+def make_server(recognizer: Recognizer, port: int) -> "DemoServer":
+    """The demo's server, listening on 127.0.0.1 alone, not yet serving.
 
     Args:
         recognizer: what reads.
         port: 0 takes any free one.
-        open_browser: show the page at once.
 
     Raises:
-        MnistCnnError: the port cannot be had.
-    """
-    with make_server(recognizer, port) as server:
-        address = f"http://127.0.0.1:{server.server_port}/"
-        click.echo(f"Draw a digit at {address} (Ctrl-C ends this)")
-        if open_browser:
-            # A browser in the terminal would keep us from serving until it is closed.
-            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
-
-
-def make_server(recognizer: Recognizer, port: int) -> ThreadingHTTPServer:
-    """The demo's server, listening on 127.0.0.1, not yet serving.
-
-    Raises:
-        MnistCnnError: the port cannot be had.
+        MnistCnnError: the port cannot be used.
     """
     try:
-        return _Server(recognizer, port)
+        return DemoServer(recognizer, port)
     except OSError as error:
-        reason = error.strerror or error
         raise MnistCnnError(
-            f"port {port} cannot be used: {reason}; choose another with --port"
+            f"port {port} cannot be used: {one_line(error)}; choose another with --port"
         ) from None
 
 
-class _Server(ThreadingHTTPServer):
+class DemoServer(ThreadingHTTPServer):
+    """Serves the page at `address`."""
+
     # Where the standard library shares ports, a second demo would get half of our requests.
     allow_reuse_port = False
 
     def __init__(self, recognizer: Recognizer, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Requests)
         self.recognizer = recognizer
+        self.address = f"http://127.0.0.1:{self.server_port}/"
         suffix = "" if self.server_port == 80 else f":{self.server_port}"  # as browsers say it
         self.hosts = (f"127.0.0.1{suffix}", f"localhost{suffix}")
         page = PAGE.read_text(encoding="utf-8")
@@ -101,7 +93,7 @@ class _Server(ThreadingHTTPServer):
         }
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser that leaves before its answer is no defect.
+        """Report a defect; a browser that leaves before its answer is none."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -110,7 +102,7 @@ class _Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps the connection from stroke to stroke
     timeout = STALLED
     disable_nagle_algorithm = True  # else an answer's second packet waits 40 ms for the browser
-    server: _Server
+    server: DemoServer
 
     def do_GET(self) -> None:
         hosts = self.headers.get_all("Host", [])
@@ -151,8 +143,7 @@ class _Requests(BaseHTTPRequestHandler):
         try:
             prediction = self.server.recognizer.predict(picture)
         except PictureError as error:
-            message = re.sub(r"^the picture:? ", "this file ", " ".join(str(error).split()))
-            self._send_json(HTTPStatus.BAD_REQUEST, {"error": message})
+            self._send_json(HTTPStatus.BAD_REQUEST, {"error": f"this file {error.reason}"})
         else:
             self._send_json(HTTPStatus.OK, _as_json(prediction))
 

@@ -2,8 +2,9 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from glob import glob
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 
 Picture = str | PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
 Gray = npt.NDArray[np.uint8]
@@ -32,7 +33,35 @@ FLAT = 8
 
 
 class PictureError(MnistCnnError):
-    """A picture cannot be used: which one, and why."""
+    """A picture cannot be used.
+
+    Attributes:
+        reason: why, such as ``is empty``.
+        source: the path of the picture; None where it was given as bytes, an image or an array.
+    """
+
+    def __init__(self, reason: str, source: str | None = None) -> None:
+        super().__init__(reason, source)
+        self.reason = reason
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"{self.source or 'the picture'}: {self.reason}"
+
+
+def source_of(picture: Picture) -> str | None:
+    """The path of `picture`, as it was given; None where it is no path."""
+    return fspath(picture) if isinstance(picture, str | PathLike) else None
+
+
+@contextmanager
+def naming_source(picture: Picture) -> Iterator[None]:
+    """Within the block, a `PictureError` gets `picture` as its source."""
+    try:
+        yield
+    except PictureError as error:
+        error.source = source_of(picture)
+        raise
 
 
 def find_pictures(names: Iterable[str]) -> Iterator[str]:
@@ -76,13 +105,14 @@ def load_gray(picture: Picture) -> Gray:
 def load_reduced(picture: Picture) -> tuple[Gray, float]:
     """What `load_gray` gives, and by how much it was reduced: 2 where each side was halved."""
     if isinstance(picture, np.ndarray):
-        return _to_gray(_from_array(picture), "the array")
+        return _to_gray(_from_array(picture))
     if isinstance(picture, Image.Image):
-        return _to_gray(picture, "the image")
+        return _to_gray(picture)
     if isinstance(picture, bytes):
-        return _decode(io.BytesIO(picture), len(picture), "the picture")
+        return _decode(io.BytesIO(picture), len(picture))
     if isinstance(picture, str | PathLike):
-        return _read(Path(picture))
+        with naming_source(picture):
+            return _read(Path(picture))
     raise TypeError(
         f"a picture is a path, bytes, an image of Pillow's or an array, not {type(picture)}"
     )
@@ -91,46 +121,45 @@ def load_reduced(picture: Picture) -> tuple[Gray, float]:
 def _read(path: Path) -> tuple[Gray, float]:
     try:
         with path.open("rb") as file:
-            return _decode(file, path.stat().st_size, str(path))
+            return _decode(file, path.stat().st_size)
     except OSError as error:
-        raise PictureError(f"{path}: {error.strerror or error}") from None
+        raise PictureError(error.strerror or one_line(error)) from None
 
 
-def _decode(file: IO[bytes], size: int, name: str) -> tuple[Gray, float]:
+def _decode(file: IO[bytes], size: int) -> tuple[Gray, float]:
     if size == 0:
-        raise PictureError(f"{name}: is empty")
+        raise PictureError("is empty")
     if size > MAX_FILE_BYTES:
-        raise PictureError(f"{name}: has {size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
+        raise PictureError(f"has {size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise PictureError(
-            f"{name}: has more than the {MAX_PIXELS:,} pixels allowed; make it smaller"
+            f"has more than the {MAX_PIXELS:,} pixels allowed; make it smaller"
         ) from None
     except Exception:  # a damaged header makes Pillow's plugins raise anything
         raise PictureError(
-            f"{name}: is not a picture in a format that is read ({', '.join(FORMATS)})"
+            f"is not a picture in a format that is read ({', '.join(FORMATS)})"
         ) from None
     with image:
-        return _to_gray(image, name)
+        return _to_gray(image)
 
 
-def _to_gray(image: Image.Image, name: str) -> tuple[Gray, float]:
+def _to_gray(image: Image.Image) -> tuple[Gray, float]:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise PictureError(
-            f"{name}: has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} allowed; "
+            f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} allowed; "
             "make it smaller"
         )
     if not width or not height:
-        raise PictureError(f"{name}: has no pixels")
+        raise PictureError("has no pixels")
     try:
         if image.format == "JPEG":
             image.draft("L", (MAX_SIDE, MAX_SIDE))  # decodes no more than is needed
         gray = _levels(ImageOps.exif_transpose(image))
     except Exception as error:  # as above, for a damaged body
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{name}: is damaged ({reason})") from None
+        raise PictureError(f"is damaged ({one_line(error)})") from None
     reduction = max(1.0, max(gray.shape) / MAX_SIDE)
     if reduction > 1:
         rows, columns = (max(1, round(side / reduction)) for side in gray.shape)
@@ -182,13 +211,13 @@ def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
         values = values[:, :, 0]
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
         raise PictureError(
-            f"the array has the shape {shape}; should be [height, width], or with 1, 3 or 4 "
+            f"is an array of shape {shape}; should be [height, width], or with 1, 3 or 4 "
             "channels in a last axis"
         )
     if not values.size:
-        raise PictureError(f"the array has the shape {shape}, so no pixels")
+        raise PictureError(f"is an array of shape {shape}, so it has no pixels")
     if values.size > 4 * MAX_PIXELS:
-        raise PictureError(f"the array has {values.size:,} values; make it smaller")
+        raise PictureError(f"is an array of {values.size:,} values; make it smaller")
     if values.dtype == np.bool_:
         levels = values.astype(np.uint8) * np.uint8(255)
     elif values.dtype == np.uint8:
@@ -198,10 +227,10 @@ def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
     elif np.issubdtype(values.dtype, np.floating):
         # A NaN compares false with everything, so the test says what is fine.
         if not (float(values.min()) >= 0 and float(values.max()) <= 1):
-            raise PictureError("the array holds floats outside 0 to 1, or NaN; scale it to 0 to 1")
+            raise PictureError("has floats outside 0 to 1, or NaN; scale it to 0 to 1")
         levels = _stretched(values, 1)
     else:
         raise PictureError(
-            f"the array is of {values.dtype}; should be bool, uint8, uint16, or floats from 0 to 1"
+            f"is an array of {values.dtype}; should be bool, uint8, uint16, or floats from 0 to 1"
         )
     return Image.fromarray(np.ascontiguousarray(levels))

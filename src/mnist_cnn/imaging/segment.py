@@ -102,8 +102,7 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     solid = [part for part in parts if max(part.box.height, part.box.width) > 0.15 * usual]
     if len(solid) > MAX_PARTS:
         raise PictureError(
-            f"the picture holds {len(solid):,} separate marks, more than the {MAX_PARTS:,} of a "
-            "page of digits"
+            f"holds {len(solid):,} separate marks, more than the {MAX_PARTS:,} of a page of digits"
         )
     digits = [
         part

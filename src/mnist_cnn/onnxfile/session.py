@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.location import ONNX_MODEL
 from mnist_cnn.onnxfile.checksum import is_damaged
 from mnist_cnn.onnxfile.contract import INPUT, LOGIT_THRESHOLDS_KEY, OUTPUTS
@@ -42,15 +42,26 @@ def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSes
             f"{path} is damaged: its SHA-256 is not the one noted in it; copy it again, or run "
             "`make mend` where it was made"
         )
+    return open_content(content, as_written, str(path))
+
+
+def open_content(
+    content: bytes, as_written: bool = False, name: str = "the model"
+) -> onnxruntime.InferenceSession:
+    """Open the content of an ONNX file as `open_model` does; errors call it `name`.
+
+    Raises:
+        MnistCnnError: onnxruntime cannot read it.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = 1  # one rounding, however many cores there are
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's failures share no other base
-        reason = str(error).rpartition(" : ")[2].strip()
-        raise MnistCnnError(f"{path} is not a usable ONNX model: {reason}") from None
+        reason = one_line(error).rpartition(" : ")[2]
+        raise MnistCnnError(f"{name} is not a usable ONNX model: {reason}") from None
 
 
 def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
@@ -77,18 +88,23 @@ def read_logit_thresholds(session: onnxruntime.InferenceSession) -> list[float]:
 
 
 def read_logits(
-    session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8]
+    session: onnxruntime.InferenceSession,
+    images: npt.NDArray[np.uint8],
+    batch_size: int = BATCH,
 ) -> npt.NDArray[np.float32]:
-    """Logits, ``[n, 10]``, of uint8 ``[n, 28, 28]``, by a model that `open_reader` opened."""
-    return run_batches(session, OUTPUTS[:1], images)[0]
+    """Logits, ``[n, classes]``, of uint8 ``[n, 28, 28]``, by a model of the pipeline."""
+    return run_batches(session, OUTPUTS[:1], images, batch_size)[0]
 
 
 def run_batches(
-    session: onnxruntime.InferenceSession, outputs: list[str], images: npt.NDArray[np.uint8]
+    session: onnxruntime.InferenceSession,
+    outputs: list[str],
+    images: npt.NDArray[np.uint8],
+    batch_size: int = BATCH,
 ) -> list[npt.NDArray[np.float32]]:
-    """Each of `outputs`, ``[n, 10]``, of uint8 ``[n, 28, 28]``, computed in batches."""
+    """Each of `outputs`, ``[n, classes]``, of uint8 ``[n, 28, 28]``, n at least 1, in batches."""
     batches = [
-        session.run(outputs, {INPUT: images[start : start + BATCH]})
-        for start in range(0, len(images), BATCH)
+        session.run(outputs, {INPUT: images[start : start + batch_size]})
+        for start in range(0, len(images), batch_size)
     ]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

@@ -1,7 +1,7 @@
 """Read digits in any picture by an exported network; needs neither torch nor the pipeline."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,15 @@ from mnist_cnn.core.location import default_model
 from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import find_ink
-from mnist_cnn.imaging.load import Gray, Picture, PictureError, load_gray, load_reduced
+from mnist_cnn.imaging.load import (
+    Gray,
+    Picture,
+    PictureError,
+    load_gray,
+    load_reduced,
+    naming_source,
+    source_of,
+)
 from mnist_cnn.imaging.normalize import normalize, to_mnist
 from mnist_cnn.imaging.segment import separate
 from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LABELS_KEY, LOGIT_THRESHOLDS_KEY, OUTPUTS
@@ -41,15 +49,17 @@ class Prediction:
         image: what the network saw, uint8 ``[28, 28]``; None where there is no ink.
         box: where in the picture, in its own pixels, once turned upright; None for all of it.
         line: of the page, from 1; None without a box.
+        source: the path of the picture; None where it was given as bytes, an image or an array.
     """
 
     label: str | None
     probability: float
-    probabilities: Mapping[str, float]
+    probabilities: Mapping[str, float] = field(repr=False)  # of ten labels, and 784 pixels, would
     warning: str | None
-    image: Gray | None
+    image: Gray | None = field(repr=False)  # make a line into a page
     box: Box | None = None
     line: int | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,14 +113,26 @@ class Recognizer:
         """
         return next(self.predict_many([picture]))
 
-    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
+    def predict_many(
+        self,
+        pictures: Iterable[Picture],
+        on_error: Callable[[PictureError], object] | None = None,
+    ) -> Iterator[Prediction]:
         """Read pictures of one digit each, in their order, a batch at a time.
 
+        Args:
+            pictures: any number; they are taken as they are needed.
+            on_error: is called with the error of each picture that cannot be used, which is then
+                left out.
+
         Raises:
-            PictureError: as soon as one cannot be used; to read the others all the same, call
-                `load_gray` first, and give what it returns.
+            PictureError: a picture cannot be used, and there is no `on_error`.
         """
-        return self.classify(to_mnist(load_gray(picture)) for picture in pictures)
+        loaded = _load_each(pictures, on_error)
+        while batch := list(islice(loaded, BATCH)):
+            predictions = self._classify_batch([image for _, image in batch])
+            for (source, _), prediction in zip(batch, predictions, strict=True):
+                yield replace(prediction, source=source)
 
     def read(self, picture: Picture) -> list[Prediction]:
         """Read a row or a page of separate digits, in reading order, each with its box.
@@ -118,16 +140,19 @@ class Recognizer:
         Raises:
             PictureError: it cannot be used as a picture.
         """
-        gray, reduction = load_reduced(picture)
+        with naming_source(picture):
+            gray, reduction = load_reduced(picture)
+            lines = separate(find_ink(gray))
         placed = [
             (number, box.scaled(reduction), normalize(digit))
-            for number, line in enumerate(separate(find_ink(gray)), start=1)
+            for number, line in enumerate(lines, start=1)
             for box, digit in line
         ]
-        read = self.classify(image for _, _, image in placed)
+        predictions = self.classify(image for _, _, image in placed)
+        source = source_of(picture)
         return [
-            replace(prediction, box=box, line=number)
-            for (number, box, _), prediction in zip(placed, read, strict=True)
+            replace(prediction, box=box, line=number, source=source)
+            for (number, box, _), prediction in zip(placed, predictions, strict=True)
         ]
 
     def classify(self, images: Iterable[Gray | None]) -> Iterator[Prediction]:
@@ -144,9 +169,9 @@ class Recognizer:
         inked = [image for image in images if image is not None]
         for pixels in inked:
             if pixels.shape != (IMAGE_SIZE, IMAGE_SIZE) or pixels.dtype != np.uint8:
+                shape = " x ".join(map(str, pixels.shape))
                 raise PictureError(
-                    f"an image of MNIST's kind is uint8 {IMAGE_SIZE} x {IMAGE_SIZE}, not "
-                    f"{pixels.dtype} {' x '.join(map(str, pixels.shape))}"
+                    f"is {pixels.dtype} {shape}, not uint8 {IMAGE_SIZE} x {IMAGE_SIZE} as MNIST's"
                 )
         read = self.predict_batch(np.stack(inked)).rows() if inked else iter(())
         for image in images:
@@ -175,3 +200,18 @@ class Recognizer:
         warnings[probabilities[rows, likeliest] < 0.5] = self._unsure
         warnings[logits[rows, likeliest] < self._logit_thresholds[likeliest]] = self._no_class
         return BatchPrediction(likeliest, probabilities, warnings.tolist())
+
+
+def _load_each(
+    pictures: Iterable[Picture], on_error: Callable[[PictureError], object] | None
+) -> Iterator[tuple[str | None, Gray | None]]:
+    """The source of each picture, and its digit as MNIST has it; None where there is no ink."""
+    for picture in pictures:
+        try:
+            image = to_mnist(load_gray(picture))
+        except PictureError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        else:
+            yield source_of(picture), image

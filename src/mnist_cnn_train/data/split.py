@@ -1,10 +1,35 @@
 """The stratified split into training and validation images."""
 
+from pathlib import Path
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.data.dataset import Dataset, read_training_digits
+
+
+class Split(Protocol):
+    """The settings `data.split`."""
+
+    @property
+    def train_images(self) -> int: ...  # noqa: D102
+    @property
+    def validation_images(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+
+def load_split(folder: Path, split: Split) -> tuple[Dataset, Dataset]:
+    """The training and the validation digits of the data set in `folder`.
+
+    Raises:
+        MnistCnnError: what `read_training_digits` and `stratified_split` raise.
+        OSError: a file cannot be read.
+    """
+    digits = read_training_digits(folder)
+    return stratified_split(digits, split.train_images, split.validation_images, split.seed)
 
 
 def stratified_split(

@@ -8,6 +8,8 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError as TransferError
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
+from mnist_cnn.core.errors import one_line
+
 ATTEMPTS = 3
 BACKOFF = 1.0  # seconds before the second attempt, twice as many before each further one
 CONNECT_TIMEOUT = 10  # seconds
@@ -112,4 +114,4 @@ def _reason(error: Exception) -> str:
         return f"nothing came for {STALL_TIMEOUT} s"
     if isinstance(error, TransferError | ChunkedEncodingError) or _is_passing(error):
         return "the connection broke off"
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.imaging.load import SUFFIXES, PictureError, find_pictures, load_gray
+from mnist_cnn.imaging.load import SUFFIXES, Gray, PictureError, find_pictures, load_gray
 from mnist_cnn.imaging.normalize import to_mnist
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.data.split import stratified_split
@@ -33,32 +33,17 @@ def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Data
             f"{folder} needs a folder of pictures for each of at least two classes, such as "
             f"{folder}/cat and {folder}/dog; it has {len(names)}"
         )
-    images, labels = [], []
     problems = [
         f"{path} is of no class: move it into the folder of one"
         for path in sorted(folder.iterdir())
         if path.is_file() and path.suffix.lower() in SUFFIXES
     ]
+    images: list[Gray] = []
+    labels: list[int] = []
     for label, name in enumerate(names):
-        if "," in name or not name.isprintable():
-            problems.append(f"{name!r} cannot be a class: rename it without commas")
-            continue
-        pictures = sorted(find_pictures([str(folder / name)]))
-        if len(pictures) < MIN_PICTURES:
-            problems.append(
-                f"{folder / name} has {len(pictures)} pictures; it needs at least {MIN_PICTURES}"
-            )
-        for picture in pictures:
-            try:
-                image = to_mnist(load_gray(picture))
-            except PictureError as error:
-                problems.append(f"{picture}: {error}")
-                continue
-            if image is None:
-                problems.append(f"{picture}: no ink was found; remove it")
-                continue
-            images.append(image)
-            labels.append(label)
+        found = _read_class(folder / name, problems)
+        images += found
+        labels += len(found) * [label]
     if problems:
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise MnistCnnError(
@@ -67,6 +52,28 @@ def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Data
     every = Dataset(np.stack(images), np.array(labels, np.int64), tuple(names))
     tested = max(round(test_fraction * len(every)), 1)
     return stratified_split(every, len(every) - tested, tested, seed=0)
+
+
+def _read_class(folder: Path, problems: list[str]) -> list[Gray]:
+    """The images of one class; why it or a picture cannot be used is added to `problems`."""
+    if "," in folder.name or not folder.name.isprintable():
+        problems.append(f"{folder.name!r} cannot be a class: rename it without commas")
+        return []
+    pictures = sorted(find_pictures([str(folder)]))
+    if len(pictures) < MIN_PICTURES:
+        problems.append(f"{folder} has {len(pictures)} pictures; it needs at least {MIN_PICTURES}")
+    images = []
+    for picture in pictures:
+        try:
+            image = to_mnist(load_gray(picture))
+        except PictureError as error:
+            problems.append(str(error))
+            continue
+        if image is None:
+            problems.append(f"{picture}: no ink was found; remove it")
+        else:
+            images.append(image)
+    return images
 
 
 def _folders(folder: Path) -> list[Path]:

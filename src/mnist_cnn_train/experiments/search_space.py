@@ -20,6 +20,7 @@ from mnist_cnn_train.pipeline.params import (
     describe_errors,
     find_problems,
     read_yaml,
+    section_at,
 )
 
 # They say nothing about a recipe, or leave nothing to judge it by.
@@ -56,8 +57,8 @@ class Plan(Section):
     random_trials: int = Field(ge=1, le=1_000_000)
     pruning: Pruning
     patience: int = Field(ge=1, le=86_400)
-    settings: dict[Any, Any] = Field(description="dotted keys of params.yaml with values, or {}")
-    ranges: dict[Any, Any] = Field(description="dotted keys of params.yaml with ranges")
+    settings: dict[Any, Any]
+    ranges: dict[Any, Any]
 
 
 Space = Range | list[Setting]
@@ -144,8 +145,8 @@ def _space(key: Any, written: Any, plan: Plan, base: dict[str, Any]) -> Space:
     Raises:
         _RangeError: it cannot be searched so.
     """
-    name, settings = f"ranges.{key}", _flat(base)
-    if key not in settings:
+    name = f"ranges.{key}"
+    if key not in _flat(base):
         raise _RangeError(f"{name}: {_unknown(key, base)}")
     if key in NOT_SEARCHED or not key.startswith(("model.", "train.")):
         reason = NOT_SEARCHED.get(key, "only settings of model and train change the training")
@@ -158,7 +159,8 @@ def _space(key: Any, written: Any, plan: Plan, base: dict[str, Any]) -> Space:
         if len(written) < 2 or any(one == other for one, other in combinations(written, 2)):
             raise _RangeError(f"{name}: {written!r}; should be two or more different choices")
         return written
-    kind = type(settings[key])
+    *sections, setting = key.split(".")
+    kind = section_at(Params, sections).model_fields[setting].annotation
     if kind not in (int, float) or not isinstance(written, dict):
         either = " or low and high" if kind in (int, float) else ""
         raise _RangeError(f"{name}: {written!r}; should be a list of choices{either}")
@@ -166,11 +168,11 @@ def _space(key: Any, written: Any, plan: Plan, base: dict[str, Any]) -> Space:
         space = Range.model_validate(written)
     except ValidationError as error:
         raise _RangeError(*(f"{name}.{line}" for line in describe_errors(error, Range))) from None
-    _check_range(name, space, kind)
+    _check_range(name, space, whole=kind is int)
     return space
 
 
-def _check_range(name: str, space: Range, kind: type) -> None:
+def _check_range(name: str, space: Range, whole: bool) -> None:
     low, high, step = space.low, space.high, space.step
     if not low < high:
         raise _RangeError(f"{name}.high: {high:g}; should be above low, which is {low:g}")
@@ -180,7 +182,7 @@ def _check_range(name: str, space: Range, kind: type) -> None:
         raise _RangeError(f"{name}.step: {step:g}; should not be there on a logarithmic scale")
     if step and (step > high - low or abs((high - low) / step % 1 - 0.5) < 0.5 - 1e-6):
         raise _RangeError(f"{name}.step: {step:g}; should divide the way from low to high")
-    if kind is int:
+    if whole:
         for field in ("low", "high", "step"):
             value = getattr(space, field)
             if not value.is_integer():

@@ -45,7 +45,8 @@ from mnist_cnn_train.experiments.search_space import Plan, Range, Sweep, bounds
 from mnist_cnn_train.pipeline.params import read_yaml
 from mnist_cnn_train.pipeline.paths import PIPELINE, RAW_DATA
 from mnist_cnn_train.training.checkpoint import Checkpoint
-from mnist_cnn_train.training.loop import DivergedError, EpochLog, train
+from mnist_cnn_train.training.log import EpochLog
+from mnist_cnn_train.training.loop import DivergedError, train
 
 DATABASE = f"sqlite:///{SWEEPS}"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.files import write_bytes
 
 # The one entry of the file's metadata: several would have no fixed order, and the same weights
@@ -44,8 +44,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        mismatch = " ".join(str(error).split())
-        raise MnistCnnError(f"{path} is from another network: {mismatch}") from None
+        raise MnistCnnError(f"{path} is from another network: {one_line(error)}") from None
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise MnistCnnError(f"{path} has NaN or infinity in {broken[0]}; run `dvc repro train`")

@@ -2,23 +2,21 @@
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.data.catalog import TRAINING_IMAGES
 from mnist_cnn_train.pipeline.paths import PARAMS
+from mnist_cnn_train.pipeline.yaml_file import parse_yaml as parse_yaml
+from mnist_cnn_train.pipeline.yaml_file import read_yaml as read_yaml
 
-Source = Annotated[
-    str,
-    Field(pattern=r"^(torchvision|npm|folder:.+)$", description="torchvision, npm or folder:PATH"),
-]
+Source = Annotated[str, Field(pattern=r"^(torchvision|npm|folder:.+)$")]
 MAX_IMAGES = 10_000_000
 # Earlier names of settings, for who brings an older params.yaml.
 RENAMED = {
@@ -36,6 +34,12 @@ RENAMED = {
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _require_int(value: object) -> object:
+    if type(value) is not int:  # pydantic takes True and 1.0 for the literal 1
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
 
 
 class Section(BaseModel):
@@ -67,7 +71,7 @@ class Model(Section):
     architecture: Literal["base", "fast", "deep", "robust"]
     dropout: float = Field(ge=0, lt=1)
     normalization: Literal["fixed", "image"]
-    tta_views: int = Field(ge=1, le=9)
+    tta_views: Annotated[Literal[1, 5, 9], BeforeValidator(_require_int)]
 
 
 class Augmentation(Section):
@@ -92,7 +96,6 @@ class Train(Section):
     threads: int = Field(ge=1, le=1024)
     launcher: Literal["none", "torchrun"]
     processes: int = Field(ge=1, le=1024)
-    precision: Literal["fp32", "bf16"]
     seed: Seed
     epochs: int = Field(ge=1, le=10_000)
     unaugmented_epochs: int = Field(ge=0)
@@ -101,7 +104,7 @@ class Train(Section):
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float = Field(gt=0, le=10)
     momentum: float = Field(ge=0, lt=1)
-    schedule: Literal["linear", "cosine"]
+    schedule: Literal["linear", "constant"]
     warmup: float = Field(ge=0, lt=1)
     weight_decay: Fraction
     label_smoothing: float = Field(ge=0, lt=1)
@@ -138,16 +141,51 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
 
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> Self:
+        conflicts = [
+            f"{key}: {value}; should be at most {limit}, {reason}"
+            for key, limit, reason in _limits(self)
+            if (value := attrgetter(key)(self)) > limit
+        ]
+        fraction = self.train.hard_example_fraction
+        if self.train.launcher == "torchrun" and fraction < 1:
+            conflicts.append(
+                f"train.hard_example_fraction: {fraction}; should be 1, with train.launcher "
+                "torchrun, whose processes know only their images' losses"
+            )
+        if conflicts:
+            raise ValueError(*conflicts)
+        return self
+
+
+def _limits(params: Params) -> Iterator[tuple[str, int, str]]:
+    """The settings that other settings limit, by dotted key: the most that is allowed, and why."""
+    train, data, training = params.train, params.data, params.data.split.train_images
+    yield "train.unaugmented_epochs", train.epochs, "which is train.epochs"
+    yield "train.batch_size", training, "which is data.split.train_images"
+    yield "export.calibration_images", training, "which is data.split.train_images"
+    images = TRAINING_IMAGES.get(data.dataset, MAX_IMAGES)
+    yield "data.split.train_images", images, f"which is all that {data.dataset} has"
+    if training <= images:
+        left = "the images that data.split.train_images leaves"
+        yield "data.split.validation_images", images - training, left
+    if params.model.dropout:
+        reason = "since the draws of model.dropout on several threads cannot be repeated"
+        yield "train.threads", 1, reason
+    if train.launcher == "none":
+        yield "train.processes", 1, "unless train.launcher is torchrun"
+    else:
+        launched = "with train.launcher torchrun"
+        yield "train.threads", 1, f"{launched}, which computes on one thread in each process"
+        yield "model.dropout", 0, f"{launched}, whose processes' draws cannot be resumed"
+
 
 def load_params(path: Path = PARAMS) -> Params:
     """Read and check `path`.
 
-    It is parsed as YAML 1.2 by the parser that DVC uses: what DVC tracks is what we read
-    (in YAML 1.1, ``1e-3`` would be a string and ``on`` a truth value). DVC takes the parser's
-    faster half in C, which reads the same, but says less of what is wrong.
-
     Raises:
-        MnistCnnError: one line for each problem: the dotted key, its value, what is allowed.
+        MnistCnnError: one line for each problem: the dotted key, its value, what is wrong with it.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -155,28 +193,6 @@ def load_params(path: Path = PARAMS) -> Params:
     if problems := find_problems(content):
         raise MnistCnnError(f"{path} cannot be used:\n  " + "\n  ".join(problems))
     return Params.model_validate(content)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a file of settings at the repository's root.
-
-    Raises:
-        MnistCnnError: there is no such file, or it is not valid YAML.
-    """
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise MnistCnnError(f"there is no {path} here; run from the repository's root") from None
-    except UnicodeDecodeError as error:
-        raise MnistCnnError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
-
-
-def parse_yaml(text: str, name: str) -> Any:
-    """The content of the YAML file `name`, whose `text` is given; raises MnistCnnError."""
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, no integer
-        raise MnistCnnError(f"{name} is not valid YAML: {_yaml_problem(error)}") from None
 
 
 def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,125 +216,35 @@ def find_problems(content: dict[str, Any]) -> list[str]:
     try:
         Params.model_validate(content)
     except ValidationError as error:
-        refused = {".".join(map(str, details["loc"])) for details in error.errors()}
-        return describe_errors(error, Params) + _conflicts(content, refused)
-    return _conflicts(content, set())
+        return describe_errors(error, Params)
+    return []
 
 
 def describe_errors(error: ValidationError, model: type[Section]) -> list[str]:
     """A line for each thing that keeps a content from being a `model`."""
-    return [_problem(details, model) for details in error.errors()]
+    return [line for details in error.errors() for line in _lines(details, model)]
 
 
-def _yaml_problem(error: Exception) -> str:
-    if isinstance(error, MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: "
-        return where + " ".join(str(error.problem).split())
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return " ".join(str(error).split())
+def section_at(model: type[Section], keys: Sequence[str]) -> type[Section]:
+    """The section that `keys` lead to from a `model`; KeyError if there is none."""
+    for key in keys:
+        model = model.model_fields[key].annotation  # type: ignore[assignment]  # of a section
+    return model
 
 
-def _problem(details: ErrorDetails, model: type[Section]) -> str:
-    location = [str(part) for part in details["loc"]]
-    key = ".".join(location)
-    if details["type"] in ("extra_forbidden", "invalid_key"):
-        known = list(_schema(location[:-1], model)["properties"])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        if key in RENAMED:
-            return f"{key}: {details['input']!r}; this setting is now called {RENAMED[key]}"
+def _lines(details: ErrorDetails, model: type[Section]) -> Sequence[str]:
+    if details["type"] == "value_error":  # of a validator: a line for each of its arguments
+        lines: tuple[str, ...] = details["ctx"]["error"].args
+        return lines
+    *sections, name = map(str, details["loc"])
+    key, value = ".".join((*sections, name)), f"{details['input']!r}; "
+    message = details["msg"][0].lower() + details["msg"][1:]
+    if details["type"] == "missing":
+        value = ""
+    if details["type"] == "extra_forbidden":
+        known = section_at(model, sections).model_fields
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"do you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        return f"{key}: {details['input']!r}; unknown key, {hint}"
-    value = "missing" if details["type"] == "missing" else repr(details["input"])
-    return f"{key}: {value}; should be {_allowed(_schema(location, model))}"
-
-
-def _conflicts(content: dict[str, Any], refused: set[str]) -> list[str]:
-    """What cannot work together, among the numbers that are not `refused` by themselves."""
-
-    def setting(key: str) -> object:
-        value: object = None if key in refused else content
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
-
-    def number(key: str) -> float | None:
-        value = setting(key)
-        return value if isinstance(value, int | float) else None
-
-    conflicts = []
-    for key, limit in (
-        ("train.unaugmented_epochs", "train.epochs"),
-        ("train.batch_size", "data.split.train_images"),
-        ("export.calibration_images", "data.split.train_images"),
-    ):
-        value, most = number(key), number(limit)
-        if value is not None and most is not None and value > most:
-            conflicts.append(f"{key}: {value}; should be at most {limit}, which is {most}")
-    dropout, threads = number("model.dropout"), number("train.threads")
-    if dropout and threads and threads > 1:
-        conflicts.append(
-            f"train.threads: {threads}; should be 1 with model.dropout, whose draws on several "
-            "threads cannot be repeated"
-        )
-    launcher, processes = setting("train.launcher"), number("train.processes")
-    if launcher == "none" and processes and processes > 1:
-        conflicts.append(
-            f"train.processes: {processes}; should be 1 unless train.launcher is torchrun"
-        )
-    if launcher == "torchrun":
-        for key, value, most in (("train.threads", threads, 1), ("model.dropout", dropout, 0)):
-            if value is not None and value > most:
-                conflicts.append(
-                    f"{key}: {value}; should be {most} with train.launcher torchrun, whose result "
-                    "does not depend on how many processes there are"
-                )
-    training, validation = (number(f"data.split.{part}_images") for part in ("train", "validation"))
-    images = TRAINING_IMAGES.get(str(setting("data.dataset")), MAX_IMAGES)
-    if training is not None and validation is not None and training + validation > images:
-        left = images - training
-        conflicts.append(
-            f"data.split.validation_images: {validation}; should be at most {left}, the images "
-            "that data.split.train_images leaves"
-            if left >= 0
-            else f"data.split.train_images: {training}; should be at most {images}, which is all "
-            f"that {setting('data.dataset')} has"
-        )
-    return conflicts
-
-
-def _schema(location: list[str], model: type[Section]) -> dict[str, Any]:
-    """The JSON schema of the setting at `location` in a `model`."""
-    root = model.model_json_schema()
-    schema: dict[str, Any] = root
-    for part in location:
-        schema = schema["items"] if schema.get("type") == "array" else schema["properties"][part]
-        if "$ref" in schema:
-            schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
-    return schema
-
-
-def _allowed(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
-    if "properties" in schema:
-        return "a section with the keys " + ", ".join(schema["properties"])
-    if schema["type"] == "array":
-        return "a list with one or more of: " + _allowed(schema["items"])
-    if schema["type"] in ("string", "object"):
-        return str(schema["description"])
-    if schema["type"] == "boolean":
-        return "true or false"
-    bounds = [
-        f"{words} {schema[bound]}"
-        for bound, words in (
-            ("minimum", "at least"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "at most"),
-            ("exclusiveMaximum", "below"),
-        )
-        if bound in schema
-    ]
-    kind = "a whole number" if schema["type"] == "integer" else "a number"
-    return ", ".join(filter(None, (kind, " and ".join(bounds))))
+        new = RENAMED.get(key)
+        message = f"this setting is now called {new}" if new else f"unknown key, {hint}"
+    return [f"{key}: {value}{message}"]

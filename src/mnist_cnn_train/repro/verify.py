@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn.core.errors import MnistCnnError, exit_on_error
+from mnist_cnn.core.errors import MnistCnnError, exit_on_error, one_line
 from mnist_cnn.core.files import read_json
 from mnist_cnn_train.experiments.paths import SEEDS
 from mnist_cnn_train.pipeline.outputs import recorded_outputs
@@ -24,8 +24,11 @@ from mnist_cnn_train.pipeline.processor import this_processor
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "matplotlib")
 
 
-def verify() -> None:
+def verify() -> str:
     """Run the pipeline of the last commit in a clone, on the CPU, and compare all its outputs.
+
+    Returns:
+        A line that says that all are identical.
 
     Raises:
         MnistCnnError: one differs, or a stage failed.
@@ -49,24 +52,24 @@ def verify() -> None:
             f"{different[0]} is the first of {len(different)} files that differ from the "
             f"committed ones; this is {this_processor()}, with {packages}"
         )
-    print(f"identical to the committed results: all {len(expected)} files, on {this_processor()}")
+    return f"identical to the committed results: all {len(expected)} files, on {this_processor()}"
 
 
-def report_differences() -> None:
-    """Say in a line if the results here differ from the committed ones by the processor alone.
+def describe_differences() -> str | None:
+    """A line if the results here differ from the committed ones by the processor alone.
 
-    Nothing is said where code, data or settings differ too, for then they should.
+    None where code, data or settings differ too, for then the results should.
     """
     try:
         committed, committed_accuracy = _committed(LOCK), _committed(ACCURACY)
     except MnistCnnError:  # nothing is committed yet
-        return
+        return None
     here = LOCK.read_text()
     if outputs(here) == outputs(committed) or _inputs(here) != _inputs(committed):
-        return
+        return None
     found, expected = read_json(ACCURACY)["accuracy"], json.loads(committed_accuracy)["accuracy"]
     spread = read_json(SEEDS)["default"]["accuracy"]["std"]
-    print(
+    return (
         f"These results differ from the committed ones by rounding: accuracy {found:.2%} instead "
         f"of {expected:.2%}, {abs(found - expected) / spread:.1f} times the standard deviation "
         "over seeds. docs/reproducibility.md says which machines give the same bytes."
@@ -102,14 +105,16 @@ def _committed(path: Path) -> str:
 def _git(*command: str) -> str:
     result = subprocess.run(["git", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if result.returncode:
-        raise MnistCnnError(" ".join(result.stderr.split()))
+        raise MnistCnnError(one_line(result.stderr))
     return result.stdout
 
 
 def main() -> None:
     """Verify, or compare what is here."""
     with exit_on_error("verify"):
-        report_differences() if sys.argv[1:] == ["--here"] else verify()
+        line = describe_differences() if sys.argv[1:] == ["--here"] else verify()
+        if line:
+            print(line)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,18 @@
-"""Device, optimizer, learning-rate schedule and weight averaging of a training run."""
+"""Device, determinism, optimizer and learning-rate schedule of a training run."""
 
-import math
 import os
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.pipeline.params import Train
-from mnist_cnn_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 
-def select_device(name: str, processes: ProcessGroup = SINGLE_PROCESS) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device that `train.device` asks for; ``auto`` is cuda, else mps, else cpu.
-
-    Of several processes on a host, each takes a GPU of its own.
 
     Raises:
         MnistCnnError: this machine does not have it.
@@ -34,24 +29,7 @@ def select_device(name: str, processes: ProcessGroup = SINGLE_PROCESS) -> torch.
             f"train.device is {name}, but this machine has none that torch can use; "
             "set it to auto or cpu in params.yaml"
         )
-    if processes.count == 1 or name == "cpu":
-        return torch.device(name)
-    gpus = torch.cuda.device_count() if name == "cuda" else 1
-    if processes.local_rank >= gpus:
-        raise MnistCnnError(
-            f"train.processes is {processes.local_rank + 1} or more, but this machine has {gpus} "
-            f"{name} device{'s' * (gpus > 1)}; lower it, or set train.device to cpu, in params.yaml"
-        )
-    return torch.device(name, processes.local_rank)
-
-
-def averaged_copy(network: nn.Module, recipe: Train) -> AveragedModel | None:
-    """The exponential moving average of `network`, which evaluates better; None for no EMA."""
-    if not recipe.ema_decay:
-        return None
-    # Batch statistics are averaged like the weights, so that the two belong together.
-    average = get_ema_multi_avg_fn(recipe.ema_decay)
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+    return torch.device(name)
 
 
 def make_deterministic(recipe: Train) -> None:
@@ -86,13 +64,18 @@ def make_optimizer(network: nn.Module, recipe: Train) -> Optimizer:
 
 
 def learning_rate_factor(recipe: Train, steps: int) -> Callable[[int], float]:
-    """The share of the peak learning rate at each step: up in a line, then down to zero."""
+    """The fraction of the peak learning rate at each step.
+
+    It rises in a line while warming up. By the schedule ``linear`` it then falls in a line to zero,
+    by ``constant`` it stays.
+    """
     warmup = recipe.warmup * steps
 
-    def share(step: int) -> float:
+    def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        fallen = (step - warmup) / (steps - warmup)
-        return (1 + math.cos(math.pi * fallen)) / 2 if recipe.schedule == "cosine" else 1 - fallen
+        if recipe.schedule == "constant":
+            return 1.0
+        return 1 - (step - warmup) / (steps - warmup)
 
-    return share
+    return factor
