@@ -14,13 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, Project
-from PIL import Image
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 from test_imports import files_of, imported_names
 
 from mnist_cnn_train.data.catalog import SHA256
-from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.pipeline.params import Params, Section
 
 STAGES = ["download", "train", "evaluate", "export"]
@@ -358,24 +356,6 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
     reproduced.run("dvc", "exp", "apply", "copy")
     assert b"as edited" in (reproduced.folder / "models/mnist_cnn.onnx").read_bytes()
     reproduced.run("dvc", "exp", "remove", "copy")
-
-
-@pytest.mark.slow
-def test_the_readmes_python_examples_read_pictures(
-    trained_model: Path, test_digits: Dataset, tmp_path: Path
-) -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    recognizer, session = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    image = Image.fromarray(test_digits.images[0])
-    for name in ("digit.png", "seven.png", "page.jpg"):
-        image.save(tmp_path / name)
-    (tmp_path / "models").symlink_to(trained_model.parent)
-    here = Project(tmp_path)
-    label = str(test_digits.labels[0])
-    assert here.run(sys.executable, "-c", session).stdout.strip() == label
-    of_digit, of_page = here.run(sys.executable, "-c", recognizer).stdout.splitlines()
-    assert of_digit.split()[0] == label
-    assert of_page.startswith("1 Box(left=")
 
 
 @pytest.mark.slow

@@ -1,0 +1,187 @@
+"""The documentation agrees with the repository: its links, its tables, and the README's code."""
+
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, Project
+from PIL import Image
+
+from mnist_cnn.cli.main import commands as reader
+from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.cli import commands as trainer
+from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.experiments.tables import TABLES, with_tables
+
+README = (REPOSITORY / "README.md").read_text()
+DOCUMENTS = [
+    REPOSITORY / name
+    for name in subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    if (REPOSITORY / name).is_file()
+]
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the README in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def links(document: Path) -> Iterator[tuple[Path, str]]:
+    """The file and the anchor, or "", of each link in `document` that leads into the repository."""
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(\s*([^)\s]+)\s*\)", text):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            yield (document.parent / file if file else document), anchor
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of the headings of `document`, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix()
+)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Path) -> None:
+    for file, anchor in links(document):
+        assert file.exists(), f"{document.name}: no {file}"
+        if anchor:
+            assert anchor in anchors(file), f"{document.name}: no #{anchor} in {file}"
+
+
+def test_every_command_in_a_code_block_exists() -> None:
+    code = "\n".join(
+        block
+        for document in DOCUMENTS
+        for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
+    )
+    makefile = (REPOSITORY / "Makefile").read_text()
+    known = {
+        "make": set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)),
+        "mnist-cnn": set(reader.commands),
+        "python -m mnist_cnn_train": set(trainer.commands),
+    }
+    for program, names in known.items():
+        used = set(re.findall(rf"^{program} ([a-z-]+)", code, re.MULTILINE))
+        assert used
+        assert used <= names
+
+
+@pytest.fixture
+def committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results as they are in git: another device may have made others in the work tree."""
+    results = subprocess.run(
+        ["git", "ls-files", "metrics/*.json", "params.yaml"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    command = ["git", "checkout-index", f"--prefix={tmp_path}/", "--", *results]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("committed_results")
+def test_every_table_is_current() -> None:
+    shown = ""
+    for document in DOCUMENTS:
+        text = document.read_text()
+        shown += text
+        assert with_tables(text) == text, "run `python -m mnist_cnn_train.experiments.tables`"
+    assert set(re.findall(r"^<!-- table: (\w+) -->$", shown, re.MULTILINE)) == TABLES.keys()
+
+
+@pytest.mark.usefixtures("committed_results")
+def test_a_table_is_rewritten_and_what_stands_around_it_is_kept() -> None:
+    before = "Before.\n<!-- table: accuracy -->\nold\n<!-- /table -->\nAfter.\n"
+    after = with_tables(before)
+    assert after.startswith("Before.\n<!-- table: accuracy -->\n\n| weights | ")
+    assert after.endswith(" |\n\n<!-- /table -->\nAfter.\n")
+    assert "old" not in after
+    assert with_tables(after) == after
+
+
+def test_an_unknown_table_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(MnistCnnError, match="no table 'sedes'; known: accuracy, seeds"):
+        with_tables("<!-- table: sedes -->\n<!-- /table -->")
+
+
+def test_a_table_without_its_results_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MnistCnnError, match=r"there is no metrics/pictures\.json"):
+        with_tables("<!-- table: pictures -->\n<!-- /table -->")
+
+
+@pytest.fixture
+def checkout(trained_model: Path, tmp_path: Path) -> Project:
+    """A folder with the sample pictures and a model, as in a checkout where the pipeline ran."""
+    (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
+    (tmp_path / "models").symlink_to(trained_model.parent)
+    return Project(tmp_path)
+
+
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in blocks("sh")
+    for line in block.splitlines()
+    if line.startswith("mnist-cnn ")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[1])
+def test_the_readmes_commands_run_on_the_sample_pictures(
+    command: list[str], checkout: Project
+) -> None:
+    if command[1] == "demo":
+        command = [*command, "--help"]  # else it serves until Ctrl-C
+    checkout.run(*command)
+
+
+@pytest.mark.slow
+def test_the_readmes_python_reads_the_sample_pictures(checkout: Project) -> None:
+    with_package, with_onnxruntime = blocks("python")
+    seven, *page = checkout.run(sys.executable, "-c", with_package).stdout.splitlines()
+    assert seven.split()[0] == "7"
+    assert seven.endswith(" None")
+    digits = "".join(line.split()[-1] for line in page)
+    assert digits == "7210414" + "9590690" + "1597349" + "6654074"
+    assert [line.split()[0] for line in page] == [str(1 + place // 7) for place in range(28)]
+    assert checkout.run(sys.executable, "-c", with_onnxruntime).stdout.strip() == "7"
+
+
+@pytest.mark.parametrize("ink", ["dark", "light"])
+def test_the_readmes_onnxruntime_code_reads_either_polarity(
+    ink: str, checkout: Project, test_digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout.folder)
+    code = blocks("python")[1].replace("docs/samples/seven.png", "digit.png")
+    paper, contrast = (230, -0.8) if ink == "dark" else (20, 0.8)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        for image in test_digits.images[:100]:
+            picture = Image.fromarray((paper + contrast * image).astype(np.uint8))
+            picture.resize((200, 200), Image.Resampling.BICUBIC).save("digit.png")
+            exec(code, {})
+    found = np.array(printed.getvalue().split(), int)
+    assert (found == test_digits.labels[:100]).mean() >= 0.95
