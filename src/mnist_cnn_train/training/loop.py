@@ -64,11 +64,11 @@ def train(
 ) -> Trained:
     """Train the network that `model` describes on `training`; return its averaged weights.
 
-    The same arguments on the same machine give the same weights, to the bit, even if a training was
-    interrupted and resumes from its `checkpoint`, which has the state after each epoch. `validation`
-    changes nothing: the network is only evaluated on it. Each of several `processes` calls this with
-    the same arguments. `after_epoch` is called after each epoch that is trained now, and ends the
-    training by what it raises.
+    The same arguments on the same machine give the same weights, to the bit, also after an
+    interruption: training resumes from `checkpoint`, which has the state after the last epoch.
+    `validation` changes nothing: the network is only evaluated on it. Several `processes` each call
+    this with the same arguments, among them a checkpoint for all of them. `after_epoch` is called
+    after each epoch that is trained now; what it raises ends the training.
 
     Raises:
         DivergedError: the loss became infinite or NaN.
