@@ -23,9 +23,8 @@ from mnist_cnn_train.training.torchrun import in_torchrun, launch
 def main() -> None:
     """Train in this process, or in several that torchrun starts."""
     params = load_params()
-    count = params.train.processes
     if params.train.launcher == "torchrun" and not in_torchrun():
-        launch(["stages", "train"], count)
+        launch(["stages", "train"], params.train.processes)
         return
     with process_group(params.train.device) as processes:
         if not processes.is_leader:

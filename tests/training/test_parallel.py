@@ -16,14 +16,14 @@ def loss(network: nn.Module, chosen: Tensor) -> Tensor:
 
 
 def linear() -> nn.Module:
-    """A network without batch statistics, so that shares do not matter."""
+    """A network without batch statistics, so that shards do not matter."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 @pytest.mark.parametrize("images", [1, 2, 7, 32])
-def test_shares_add_up_to_the_gradient_of_the_whole_batch(threads: int, images: int) -> None:
+def test_shards_add_up_to_the_gradient_of_the_whole_batch(threads: int, images: int) -> None:
     chosen = torch.arange(images)
     whole, shared = linear(), linear()
     expected = loss(whole, chosen)
@@ -60,7 +60,7 @@ def test_every_thread_sees_the_weights_that_the_optimizer_sets() -> None:
         assert losses[-1] > loss(network, torch.arange(32)).item()
 
 
-def test_each_share_is_normalized_alone_and_the_first_keeps_the_statistics() -> None:
+def test_each_shard_is_normalized_alone_and_the_first_keeps_the_statistics() -> None:
     torch.manual_seed(0)
     network, alone = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
 

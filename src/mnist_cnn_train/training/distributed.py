@@ -84,7 +84,7 @@ class DistributedGradients:
     """
 
     def __init__(self, network: nn.Module, processes: ProcessGroup) -> None:
-        """Share out the batches of `network`; on GPUs, its batch norms are replaced."""
+        """Split the batches of `network`; on GPUs, its batch norms are replaced."""
         self._processes = processes
         if next(network.parameters()).is_cuda:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # keeps the parameters

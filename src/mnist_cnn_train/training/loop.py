@@ -64,10 +64,10 @@ def train(
 ) -> Trained:
     """Train the network that `model` describes on `training`; return its averaged weights.
 
-    The same arguments on the same machine give the same weights, to the bit, also when a training
-    was interrupted and resumes from its `checkpoint`, which has the state after each epoch.
-    `validation` changes nothing: the network is only evaluated on it. Each of several `processes`
-    calls this with the same arguments, and a checkpoint of all of them. `after_epoch` is called
+    The same arguments on the same machine give the same weights, to the bit, also after an
+    interruption: training resumes from `checkpoint`, which has the state after the last epoch.
+    `validation` changes nothing: the network is only evaluated on it. Several `processes` each call
+    this with the same arguments, among them a checkpoint for all of them. `after_epoch` is called
     after each epoch that is trained now; what it raises ends the training.
 
     Raises:

@@ -16,9 +16,9 @@ class ThreadedGradients:
     """Splits each batch among threads, and adds up their gradients.
 
     For networks of a few thousand weights, an operation of torch is too small to be worth
-    splitting over cores. Here, each thread takes its share of the batch through a copy of the
+    splitting over cores. Here, each thread takes its shard of the batch through a copy of the
     network that has the same weights, but gradients and batch statistics of its own: it
-    normalizes by its share alone, and `network` keeps the running statistics of the first (E.
+    normalizes by its shard alone, and `network` keeps the running statistics of the first (E.
     Hoffer et al., "Train longer, generalize better", 2017). Gradients are added in a fixed
     order, so that the result is the same, to the bit, however the threads run.
 
@@ -26,7 +26,7 @@ class ThreadedGradients:
     """
 
     def __init__(self, network: nn.Module, threads: int) -> None:
-        """Share out the batches of `network`, which is in training mode, among `threads`."""
+        """Split the batches of `network`, which is in training mode, among `threads`."""
         self._copies = [network, *(_copy(network) for _ in range(threads - 1))]
         self._pool = ThreadPoolExecutor(max(1, threads - 1))
 
@@ -45,26 +45,26 @@ class ThreadedGradients:
         """Set the gradients of the network to those of its mean `loss` over a batch.
 
         Args:
-            loss: called on the threads, once for each share of `chosen`.
+            loss: called on the threads, once for each shard of `chosen`.
             chosen: indices of the images of the batch, int64 ``[n]``.
 
         Returns:
             The mean loss, detached.
         """
 
-        def work(network: nn.Module, share: Tensor) -> Tensor:
+        def work(network: nn.Module, shard: Tensor) -> Tensor:
             network.zero_grad()
-            value = loss(network, share) * (len(share) / len(chosen))
+            value = loss(network, shard) * (len(shard) / len(chosen))
             value.backward()
             return value.detach()
 
-        shares = chosen.chunk(len(self._copies))
+        shards = chosen.chunk(len(self._copies))
         others = [
-            self._pool.submit(work, network, share)
-            for network, share in zip(self._copies[1:], shares[1:], strict=False)
+            self._pool.submit(work, network, shard)
+            for network, shard in zip(self._copies[1:], shards[1:], strict=False)
         ]
         first, *copies = self._copies
-        total = work(first, shares[0])
+        total = work(first, shards[0])
         for network, other in zip(copies, others, strict=False):
             total = total + other.result()
             for own, added in zip(first.parameters(), network.parameters(), strict=True):
