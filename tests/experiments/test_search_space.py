@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_named_in_one_line(
         (
             {"model.dropout": [0.0, 0.2], "train.threads": [1, 2]},
             "model.dropout at 0.2 and train.threads at 2: train.threads: 2; should be at "
-            "most 1, since the draws of model.dropout on several threads cannot be repeated",
+            "most 1, since model.dropout cannot be repeated on several threads",
         ),
     ],
 )
