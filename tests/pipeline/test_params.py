@@ -108,8 +108,8 @@ def test_all_problems_are_told_at_once_each_on_its_line(
         ),
         (
             {"model.dropout": 0.1, "train.threads": 2},
-            "train.threads: 2; should be at most 1, since the draws of model.dropout on several "
-            "threads cannot be repeated",
+            "train.threads: 2; should be at most 1, since model.dropout cannot be "
+            "repeated on several threads",
         ),
         (
             {"data.split.train_images": 55_001},
@@ -190,12 +190,21 @@ def test_a_key_that_is_no_word_is_refused(
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("value", [[0] * 1000, {str(n): n for n in range(1000)}])
+def test_a_long_value_is_shown_in_a_short_line(
+    content: dict[str, Any], value: object, tmp_path: Path
+) -> None:
+    (problem,) = problems(changed(content, {"train.epochs": value}), tmp_path)
+    assert len(problem) < 200
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "should hold the sections data, model, train, evaluate, export"),
         ("- train", "should hold the sections data, model, train, evaluate, export"),
-        ("train: [", "is not valid YAML: line 2, column 1: "),
+        ("train: [", "is not valid YAML: line "),
         ("train: 1\ntrain: 2\n", 'line 2, column 1: found duplicate key "train"'),
         ("? [train]\n: 1", "line 1, column 3: found unhashable key"),
         ("train: !!int 1", "line 1, column 8: directives and tags are not read"),

@@ -2,8 +2,10 @@
 
 import copy
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from operator import attrgetter
+from functools import reduce
+from operator import attrgetter, getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -171,8 +173,7 @@ def _limits(params: Params) -> Iterator[tuple[str, int, str]]:
         left = "the images that data.split.train_images leaves"
         yield "data.split.validation_images", images - training, left
     if params.model.dropout:
-        reason = "since the draws of model.dropout on several threads cannot be repeated"
-        yield "train.threads", 1, reason
+        yield "train.threads", 1, "since model.dropout cannot be repeated on several threads"
     if train.launcher == "none":
         yield "train.processes", 1, "unless train.launcher is torchrun"
     else:
@@ -203,11 +204,8 @@ def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """
     result = copy.deepcopy(content)
     for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = result
-        for section in sections:
-            place = place[section]
-        place[last] = value
+        *sections, name = key.split(".")
+        reduce(getitem, sections, result)[name] = value
     return result
 
 
@@ -232,19 +230,18 @@ def section_at(model: type[Section], keys: Sequence[str]) -> type[Section]:
     return model
 
 
-def _lines(details: ErrorDetails, model: type[Section]) -> Sequence[str]:
+def _lines(details: ErrorDetails, model: type[Section]) -> list[str]:
     if details["type"] == "value_error":  # of a validator: a line for each of its arguments
-        lines: tuple[str, ...] = details["ctx"]["error"].args
-        return lines
+        return list(details["ctx"]["error"].args)
     *sections, name = map(str, details["loc"])
-    key, value = ".".join((*sections, name)), f"{details['input']!r}; "
+    key = ".".join((*sections, name))
     message = details["msg"][0].lower() + details["msg"][1:]
     if details["type"] == "missing":
-        value = ""
+        return [f"{key}: {message}"]
     if details["type"] == "extra_forbidden":
         known = section_at(model, sections).model_fields
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"do you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         new = RENAMED.get(key)
         message = f"this setting is now called {new}" if new else f"unknown key, {hint}"
-    return [f"{key}: {value}{message}"]
+    return [f"{key}: {reprlib.repr(details['input'])}; {message}"]
