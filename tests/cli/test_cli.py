@@ -114,6 +114,12 @@ def test_a_picture_on_standard_input_is_read(folder: Path, trained_model: Path) 
     assert content["label"] == path.stem[-1]
 
 
+def test_standard_input_that_is_no_picture_is_named(trained_model: Path) -> None:
+    result = run("predict", "-", "--model", trained_model)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[1:] == ["  standard input: is empty"]
+
+
 def test_unreadable_pictures_are_named_in_the_end_and_the_others_read(
     folder: Path, trained_model: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +166,7 @@ def test_a_page_is_read_and_its_boxes_drawn(trained_model: Path, tmp_path: Path)
     assert result.exit_code == 0
     rows = list(csv.DictReader(io.StringIO(result.output)))
     assert [row["line"] for row in rows] == 5 * ["1"] + 3 * ["2"]
+    assert {row["picture"] for row in rows} == {str(tmp_path / "page.png")}
     assert int(rows[0]["left"]) < int(rows[1]["left"])
     assert np.ptp(np.asarray(Image.open(found).convert("HSV"))[:, :, 1]) > 100  # colors
 

@@ -1,4 +1,5 @@
 import json
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from mnist_cnn_train.evaluation.metrics import (
     calibration_bins,
     evaluate,
     expected_calibration_error,
-    log_softmax,
     wilson_interval,
 )
 
@@ -39,6 +39,19 @@ def test_the_interval_is_the_textbooks(
     successes: int, trials: int, low: float, high: float
 ) -> None:
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("trials", [1, 20, 2_000, 10_000])
+def test_the_interval_is_wilsons_formula_to_six_decimals(trials: int) -> None:
+    """E. B. Wilson, J. Am. Stat. Assoc. 22 (1927)."""
+    z = NormalDist().inv_cdf(0.975)
+    for successes in {0, trials // 3, trials - 1, trials}:
+        rate = successes / trials
+        center = rate + z**2 / (2 * trials)
+        margin = z * (rate * (1 - rate) / trials + z**2 / (4 * trials**2)) ** 0.5
+        ends = [(center + sign * margin) / (1 + z**2 / trials) for sign in (-1, 1)]
+        found = wilson_interval(successes, trials)
+        assert [round(end, 6) for end in found] == [round(end, 6) for end in ends]
 
 
 def test_the_interval_of_all_right_ends_at_one() -> None:
@@ -76,10 +89,15 @@ def test_the_extremes_of_confidence_have_a_bin() -> None:
     assert [bin.images for bin in bins] == [1, 0, 0, 1]
 
 
-def test_log_probabilities_are_torchs_even_where_they_would_overflow(logits: np.ndarray) -> None:
-    for scale in (1, 1000):
-        expected = torch.from_numpy(logits * scale).double().log_softmax(1).numpy()
-        np.testing.assert_allclose(log_softmax(logits * scale), expected, atol=1e-5)
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_probabilities_are_torchs_even_where_they_would_overflow(
+    scale: int, logits: np.ndarray, labels: np.ndarray
+) -> None:
+    found = evaluate(logits * scale, labels, bins=15)
+    scores, truth = torch.from_numpy(logits * scale).double(), torch.from_numpy(labels)
+    np.testing.assert_allclose(found.confidence, scores.softmax(1).amax(1), rtol=1e-12)
+    expected = functional.cross_entropy(scores, truth).item()
+    assert found.negative_log_likelihood == pytest.approx(expected, rel=1e-12)
 
 
 def test_every_figure_is_what_torch_gives(logits: np.ndarray, labels: np.ndarray) -> None:

@@ -104,7 +104,7 @@ def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooli
 
 
 def test_the_architecture_is_the_one_that_is_asked_for() -> None:
-    settings = {"dropout": 0.0, "normalization": "fixed", "views": 1}
+    settings = {"dropout": 0.0, "normalization": "fixed", "tta_views": 1}
     assert type(build(Model(architecture="base", **settings))) is DigitCNN
     assert type(build(Model(architecture="fast", **settings))) is FastDigitCNN
     deep = build(Model(architecture="deep", dropout=0.25, normalization="fixed", tta_views=5))
@@ -138,7 +138,7 @@ def test_dropout_acts_in_training_only(network: nn.Module) -> None:
     assert torch.equal(network(images), network(images))
 
 
-@pytest.mark.parametrize("views", [5, 9])
+@pytest.mark.parametrize("tta_views", [5, 9])
 def test_views_are_the_mean_over_the_image_moved_by_up_to_a_pixel(tta_views: int) -> None:
     """Against torch's roll, of digits that keep a pixel away from the edge."""
     torch.manual_seed(0)

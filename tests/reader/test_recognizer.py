@@ -194,6 +194,16 @@ def test_a_page_is_read_line_by_line_with_boxes_in_its_own_pixels(
         assert abs(prediction.box.bottom - 5 * box.bottom) <= 25
 
 
+def test_a_page_of_noise_is_refused_by_its_path(recognizer: Recognizer, tmp_path: Path) -> None:
+    path = tmp_path / "noise.png"
+    noise = np.full((1_000, 1_000), 255, np.uint8)
+    noise[10:990:10, 10:990:10] = 0
+    Image.fromarray(noise).resize((2_000, 2_000), Image.Resampling.NEAREST).save(path)
+    with pytest.raises(PictureError, match="separate marks") as refusal:
+        recognizer.read(path)
+    assert refusal.value.source == str(path)
+
+
 def test_a_blank_page_has_no_digits(recognizer: Recognizer) -> None:
     assert recognizer.read(Image.new("L", (300, 300), 255)) == []
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import log_softmax
 from tqdm import tqdm
 
 from mnist_cnn_train.data.dataset import Dataset
@@ -14,7 +15,6 @@ from mnist_cnn_train.evaluation.held_out import HELD_OUT
 from mnist_cnn_train.evaluation.metrics import (
     calibration_bins,
     expected_calibration_error,
-    log_softmax,
 )
 from mnist_cnn_train.model.networks import to_input
 from mnist_cnn_train.transforms.corruptions import TRAINING, Corruption, corrupt, to_pixels
@@ -123,7 +123,7 @@ class _Predictions:
         label = logits.argmax(axis=1)
         return cls(
             right=label == labels,
-            confidence=np.exp(log_softmax(logits).max(axis=1)),
+            confidence=np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1)),
             warned=logits.max(axis=1) < bounds[label] if bounds.size else None,
         )
 

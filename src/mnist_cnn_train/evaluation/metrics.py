@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax
+from scipy.stats import binomtest
 
 from mnist_cnn.core.mnist import LABELS
 
@@ -91,7 +92,7 @@ def evaluate(
 
     The logits are ``[n, classes]``, and `names` those of the classes.
     """
-    log_probabilities = log_softmax(logits)
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
     predicted = logits.argmax(axis=1).astype(np.int64)
     confidence = np.exp(log_probabilities.max(axis=1))
     return Evaluation(
@@ -104,25 +105,10 @@ def evaluate(
     )
 
 
-def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
-    """Natural logarithms of the probabilities, ``[n, classes]``, of `logits` of that shape."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
-
-
-def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """The score interval of a proportion, which stays within [0, 1] and holds near its ends.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", J. Am. Stat. Assoc. 22 (1927).
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / trials
-    center = share + z**2 / (2 * trials)
-    margin = z * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
-    scale = 1 + z**2 / trials
-    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion, which holds near 0 and 1 too."""
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def calibration_bins(
