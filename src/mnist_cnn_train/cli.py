@@ -3,6 +3,7 @@
 What a command needs is imported when it runs: `--help` need not wait for torch.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -104,7 +105,7 @@ def seeds(group: str, count: int, jobs: int) -> None:
     )
 )
 @click.option(
-    "--name", default="sweep", show_default=True, callback=_word, help="Of the study; many may be."
+    "--name", default="sweep", show_default=True, callback=_word, help="Name of the study."
 )
 @click.option(
     "--storage",
@@ -113,43 +114,42 @@ def seeds(group: str, count: int, jobs: int) -> None:
     show_envvar=True,
     help="A database that several machines reach; by default, .checkpoints/sweeps.db.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="At once, here.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of worker processes.",
+)
 @click.option("--best", is_flag=True, help="Run the pipeline with the best trial's settings.")
 def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
-    """Search for better settings, by what sweep.yaml says.
+    """Search for better settings with Optuna, as sweep.yaml says.
 
-    Each trial is a short training, judged by the validation images alone. Whoever runs the same
-    command, also in another shell or on another machine, joins in. It resumes where it was, until
-    as many trials are finished as sweep.yaml wants.
+    Each trial is a short training, evaluated on the validation images alone. Run the same command
+    in more shells, or on more machines, to add workers, and run it again to resume.
 
-    With --best, the whole pipeline is run with what was found, as the DVC experiment NAME-best.
+    With --best, run the whole pipeline with the best trial's settings, as the DVC experiment
+    NAME-best.
     """
+    from mnist_cnn_train.experiments.dvc import run_experiment
     from mnist_cnn_train.experiments.search_space import read_sweep
     from mnist_cnn_train.pipeline.params import load_params
 
     cap()
     plan = read_sweep(load_params())
-    from mnist_cnn_train.experiments.sweep import (
-        DATABASE,
-        find_best,
-        open_study,
-        run_sweep,
-        summary,
-        take_best,
-    )
+    from mnist_cnn_train.experiments.sweep import DATABASE, find_best, open_study, run_sweep
 
-    url = storage or DATABASE
+    url, experiment = storage or DATABASE, f"{name}-best"
+    study = open_study(plan, url, name, create=False) if best else run_sweep(plan, url, name, jobs)
+    winner = find_best(study)
+    click.echo(f"best of {len(study.trials)} trials: {winner.number}, with {winner.value:.4f}")
+    for key, value in winner.params.items():
+        click.echo(f"  {key}: {json.dumps(value)}")
     if not best:
-        study = run_sweep(plan, url, name, jobs)
-        for line in summary(study, plan.plan.trials):
-            click.echo(line)
-        rest = "" if name == "sweep" else f" --name {name}"
-        click.echo(f"Take it: python -m mnist_cnn_train sweep --best{rest}")
+        option = "" if name == "sweep" else f" --name {name}"
+        click.echo(f"Run it in full: python -m mnist_cnn_train sweep --best{option}")
         return
-    study = open_study(plan, url, name, make=False)
-    experiment = f"{name}-best"
-    click.echo(f"running the pipeline with the settings of trial {find_best(study).number}")
-    metrics = take_best(study, experiment)
+    metrics = run_experiment(experiment, winner.params)
     for path in (VALIDATION, ACCURACY):
         for metric, value in metrics[str(path)]["data"].items():
             if metric in ("validation_loss", "validation_accuracy", "accuracy"):

@@ -1,21 +1,34 @@
-import os
-import signal
-import sqlite3
+import contextlib
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from conftest import Project, copy_project
+from conftest import REPOSITORY, Project, copy_project
+from optuna.pruners import MedianPruner
+from optuna.trial import TrialState
 from ruamel.yaml import YAML
+from torch import nn
 
+from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.data.dataset import Dataset
-from mnist_cnn_train.experiments.sweep import chains, finished
-from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.experiments.search_space import Sweep, read_sweep
+from mnist_cnn_train.experiments.sweep import (
+    DATABASE,
+    FINISHED,
+    SWEEPS,
+    find_best,
+    open_study,
+    run_trial,
+)
+from mnist_cnn_train.pipeline.params import Params, load_params
+from mnist_cnn_train.training.loop import DivergedError, EpochLog, Trained
 
 TRIALS = 5
 SMALL: dict[str, Any] = {
@@ -56,109 +69,65 @@ def study(project: Project, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=database)
 
 
-@pytest.fixture
-def workers(project: Project) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two commands on one study, as from two shells."""
-    command = [sys.executable, "-m", "mnist_cnn_train", "sweep", "--name", "shared"]
-    running = [
-        subprocess.Popen(
-            command,
-            cwd=project.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    yield running
-    for one in running:
-        one.kill()
-        one.wait()
+def sweep(project: Project, *options: str, check: bool = True) -> str:
+    command = (sys.executable, "-m", "mnist_cnn_train", "sweep", *options)
+    return project.run(*command, check=check).stdout
 
 
-def children(process: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == process:
-            found.append(int(stat.parent.name))
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_killed_workers_trial_is_done_again_and_none_is_counted_twice(
-    project: Project, workers: list[subprocess.Popen[str]]
-) -> None:
-    database = project.folder / ".checkpoints/sweeps.db"
-
-    def in_training() -> bool:
-        """Whether each worker is at a trial, and one has done an epoch of it."""
-        try:
-            with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-                states = connection.execute("select state from trials").fetchall()
-                epochs = connection.execute("select count(*) from trial_heartbeats").fetchone()
-        except sqlite3.OperationalError:
-            return False
-        return len([state for state in states if state == ("RUNNING",)]) == 2 and epochs[0] >= 2
-
-    deadline = time.monotonic() + 90
-    while not in_training():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    killed, other = workers
-    for child in children(killed.pid):
-        os.kill(child, signal.SIGKILL)
-    os.kill(killed.pid, signal.SIGKILL)
-    told = other.communicate(timeout=120)[0]
-    assert other.returncode == 0, told
-
-    trials = study(project, "shared").get_trials()
-    done = finished(trials, TRIALS)
-    assert len(done) == TRIALS
-    chained = chains(trials, TRIALS)
-    assert len(chained) == TRIALS
-    # One finished attempt for each trial of the search, and the dead one among those that failed.
-    for chain in chained.values():
-        assert len([trial for trial in chain if trial in done]) == 1
-        tried = [trial.params for trial in chain if trial.params]  # none if it died before that
-        assert all(one == tried[0] for one in tried)
-    assert [trial for chain in chained.values() for trial in chain if len(chain) > 1]
-
-
-@pytest.mark.slow
-def test_a_sweep_goes_on_is_judged_by_its_ranges_and_gives_a_winner(project: Project) -> None:
-    few = {**SMALL, "trials": 2}
-    write(project.folder, **few)
-    first = project.run(sys.executable, "-m", "mnist_cnn_train", "sweep").stdout
-    assert "trial 0: validation loss" in first
-    assert "2 trials" in first
-    write(project.folder, trials=4)
-    then = project.run(sys.executable, "-m", "mnist_cnn_train", "sweep").stdout
-    assert "trial 0:" not in then
-    assert "trial 3:" in then
-    assert len(study(project, "sweep").get_trials()) == 4
-    assert (
-        "4 trials" in project.run(sys.executable, "-m", "mnist_cnn_train", "sweep").stdout
-    )  # nothing is left to do
-
-    none = project.run(
-        sys.executable, "-m", "mnist_cnn_train", "sweep", "--best", "--name", "other", check=False
+def started(project: Project, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mnist_cnn_train", "sweep", "--name", name]
+    return subprocess.Popen(
+        command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert none.returncode == 1
-    assert "there is no study 'other' yet" in none.stdout
 
-    write(project.folder, seed=1)
-    refused = project.run(sys.executable, "-m", "mnist_cnn_train", "sweep", check=False)
-    assert refused.returncode == 1
-    assert "was made with other ranges or settings; give this one another --name" in refused.stdout
-    assert "Traceback" not in refused.stdout
+
+def wait_for_an_epoch(project: Project, name: str) -> optuna.trial.FrozenTrial:
+    """The first running trial with an epoch."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):  # the database is being made
+            for trial in study(project, name).get_trials(states=(TrialState.RUNNING,)):
+                if trial.intermediate_values:
+                    return trial
+        time.sleep(0.02)
+    raise AssertionError("no trial trains")
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_killed_worker_is_run_again_with_the_same_settings(project: Project) -> None:
+    write(project.folder, patience=1, settings={"train.epochs": 8})
+    killed = started(project, "killed")
+    lost = wait_for_an_epoch(project, "killed")
+    killed.kill()  # the command alone: its worker notices that after an epoch
+    killed.wait()
+    time.sleep(2)
+    output = sweep(project, "--name", "killed", "--jobs", "2")
+    trials = study(project, "killed").get_trials()
+    assert trials[lost.number].state == TrialState.FAIL, output
+    again = [one for one in trials if one.system_attrs.get("failed_trial") == lost.number]
+    assert [one.params for one in again if one.state in FINISHED] == [lost.params]
+    assert TRIALS <= len([one for one in trials if one.state in FINISHED]) <= TRIALS + 1
+    settings = [tuple(one.params.values()) for one in trials if one not in again]
+    assert len(set(settings)) == len(settings)  # workers draw different ones
+
+
+@pytest.mark.slow
+def test_a_sweep_resumes_is_bound_to_its_ranges_and_gives_a_winner(project: Project) -> None:
+    write(project.folder, trials=2)
+    assert "Trial 0 finished with value" in sweep(project)
     write(project.folder, trials=4)
+    resumed = sweep(project)
+    assert "Trial 0 " not in resumed
+    assert "Trial 3 " in resumed
+    assert "best of 4 trials" in sweep(project)  # nothing is left to do
 
-    project.run(sys.executable, "-m", "mnist_cnn_train", "sweep", "--best")
+    write(project.folder, trials=4, seed=1)
+    refused = sweep(project, check=False)
+    assert "was made with other ranges, settings, params or code" in refused
+    assert "Traceback" not in refused
+
+    write(project.folder, trials=4)
+    sweep(project, "--best")
     best = study(project, "sweep").best_trial.params
     project.run("dvc", "exp", "apply", "sweep-best")
     settings = load_params(project.folder / "params.yaml").train
@@ -166,3 +135,79 @@ def test_a_sweep_goes_on_is_judged_by_its_ranges_and_gives_a_winner(project: Pro
     assert settings.batch_size == best["train.batch_size"]
     assert settings.epochs == 3  # the params' own, not the sweep's
     assert project.repro() == []
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_without_a_study_best_is_one_line_and_makes_none(
+    exists: bool, small: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    if exists:
+        open_study(small, DATABASE, "sweep")
+    with pytest.raises(MnistCnnError, match="there is no study 'other' yet"):
+        open_study(small, DATABASE, "other", create=False)
+    assert SWEEPS.is_file() == exists
+    assert not exists or optuna.get_all_study_names(DATABASE) == ["sweep"]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/sweeps.db", "missing://x"])
+def test_a_database_that_cannot_be_used_is_one_line(
+    url: str, small: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MnistCnnError, match=r"^the database cannot be used: [^\n]+$"):
+        open_study(small, url, "sweep")
+
+
+@pytest.fixture
+def small(params: Params, tmp_path: Path) -> Sweep:
+    return read_sweep(params, write(tmp_path))
+
+
+def logged(losses: Sequence[float], diverges: bool = False) -> Any:
+    """A stand-in for training, whose epochs have these validation losses."""
+
+    def train(*_: object, after_epoch: Callable[[EpochLog], None]) -> Trained:
+        log = [EpochLog(epoch, 0.5, loss, 0.9) for epoch, loss in enumerate(losses, start=1)]
+        for entry in log:
+            after_epoch(entry)
+        if diverges:
+            raise DivergedError("the loss became nan")
+        return Trained(nn.Identity(), log)
+
+    return train
+
+
+def run(
+    sweep: Sweep, digits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch, *trains: Any
+) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.create_study(pruner=MedianPruner(n_startup_trials=1, n_warmup_steps=1))
+    for train in trains:
+        monkeypatch.setattr("mnist_cnn_train.experiments.sweep.train", train)
+        study.optimize(partial(run_trial, sweep=sweep, digits=digits), n_trials=1)
+    return study.trials
+
+
+def test_a_trial_is_worth_the_objective_of_its_last_epoch(
+    small: Sweep, small_digits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = run(small, small_digits, monkeypatch, logged([0.2, 0.1]))
+    assert (trial.value, trial.intermediate_values) == (0.1, {1: 0.2, 2: 0.1})
+    assert trial.user_attrs == {"validation_accuracy": 0.9}
+    assert trial.params.keys() == small.plan.ranges.keys()
+
+
+def test_bad_and_diverged_trials_are_pruned_and_the_sweep_goes_on(
+    small: Sweep, small_digits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains = logged([0.2, 0.1]), logged([0.9, 0.8]), logged([0.1], True), logged([0.1, 0.1])
+    trials = run(small, small_digits, monkeypatch, *trains)
+    kept, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    assert [trial.state for trial in trials] == [kept, pruned, pruned, kept]
+    assert list(trials[1].intermediate_values) == [1]
+
+
+def test_where_every_trial_was_pruned_there_is_no_winner() -> None:
+    with pytest.raises(MnistCnnError, match="every trial was pruned"):
+        find_best(optuna.create_study())

@@ -30,6 +30,23 @@ def settings() -> dict[str, dict[str, Any]]:
     return {name: files[str(PARAMS)]["data"] for name, files in _shown("params").items()}
 
 
+def run_experiment(name: str, changes: dict[str, Setting]) -> dict[str, Any]:
+    """Run the pipeline with `changes` as the experiment `name`, which replaces an older one.
+
+    It runs in a folder of its own, and leaves this one as it is.
+
+    Returns:
+        The content of its metrics files, by their paths.
+
+    Raises:
+        MnistCnnError: a stage or DVC failed.
+    """
+    if name in experiments():
+        dvc("exp", "remove", name)
+    dvc("--wait-for-lock", "exp", "run", "--temp", "--name", name, *arguments(changes))
+    return experiments()[name]
+
+
 def _shown(part: str) -> dict[str, dict[str, Any]]:
     rows = json.loads(dvc("exp", "show", "--json"))
     return {
