@@ -137,12 +137,15 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
 
     cap()
     plan = read_sweep(load_params())
-    from mnist_cnn_train.experiments.sweep import DATABASE, find_best, open_study, run_sweep
+    from mnist_cnn_train.experiments.sweep import DATABASE, open_study, run_sweep
 
     url, experiment = storage or DATABASE, f"{name}-best"
     study = open_study(plan, url, name, create=False) if best else run_sweep(plan, url, name, jobs)
-    winner = find_best(study)
-    click.echo(f"best of {len(study.trials)} trials: {winner.number}, with {winner.value:.4f}")
+    try:
+        winner = study.best_trial
+    except ValueError:
+        raise MnistCnnError("every trial was pruned; set more trials in sweep.yaml") from None
+    click.echo(f"best trial: {winner.number}, with {plan.plan.objective} {winner.value:.4f}")
     for key, value in winner.params.items():
         click.echo(f"  {key}: {json.dumps(value)}")
     if not best:

@@ -1,10 +1,9 @@
 """What a sweep searches: `sweep.yaml`, checked against `params.yaml` before any work."""
 
-from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from optuna.trial import BaseTrial, FixedTrial
 from pydantic import Field, ValidationError
@@ -38,8 +37,7 @@ class Plan(Section):
     ranges: dict[Any, Any] = Field(min_length=1, description="keys of params.yaml with ranges")
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """A plan, and the params of the pipeline with its settings, which each trial starts from."""
 
     plan: Plan
@@ -54,8 +52,7 @@ class Sweep:
 
 def read_sweep(params: Params, path: Path = SWEEP) -> Sweep:
     """Read `path`, and check it against `params`; MnistCnnError has one line for each problem."""
-    content = settings.read_yaml(path)
-    base = params.model_dump()
+    content, base = settings.read_yaml(path), params.model_dump()
     try:
         plan = Plan.model_validate(content if isinstance(content, dict) else {})
         problems = _problems("settings", base, plan.settings) or _range_problems(plan, base)
@@ -91,13 +88,12 @@ def _range_problems(plan: Plan, params: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _reason(key: Any, plan: Plan) -> str | None:
-    """Why a setting should not be searched."""
-    if key in NOT_SEARCHED or not str(key).startswith(("model.", "train.")):
-        return "should not be searched: it is not part of the recipe"
+def _reason(key: Any, plan: Plan) -> str:
+    """Why a setting should not be searched; empty if it may be."""
     if key == "train.epochs" and plan.pruning.kind != "none":
         return "should not be searched with pruning, which compares trials at the same epoch"
-    return None
+    recipe = str(key).startswith(("model.", "train.")) and key not in NOT_SEARCHED
+    return "" if recipe else "should not be searched: it is not part of the recipe"
 
 
 def _values(written: Any) -> list[Any]:

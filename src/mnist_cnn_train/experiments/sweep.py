@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.pruners import MedianPruner, NopPruner
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,42 +30,35 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(sweep: Sweep, url: str, name: str, create: bool = True) -> optuna.Study:
-    """Open the study `name` in the database at `url`; if there is none, `create` it.
-
-    Raises:
-        MnistCnnError: it was made with other ranges, settings, params or code; it does not exist;
-            or the database cannot be used.
-    """
+    """Open the study `name`, or `create` it; MnistCnnError if it is of another search."""
     missing = MnistCnnError(f"there is no study {name!r} yet; run the sweep without --best")
     if not create and url == DATABASE and not SWEEPS.is_file():
         raise missing
     storage, plan = _open_storage(url, sweep.plan.patience), sweep.plan
     if not create and name not in optuna.get_all_study_names(storage):
         raise missing
-    median = MedianPruner(plan.pruning.warmup_trials, plan.pruning.warmup_epochs + 1)
+    pruning, pruners = plan.pruning, optuna.pruners
+    median = pruners.MedianPruner(pruning.warmup_trials, pruning.warmup_epochs + 1)
     study = optuna.create_study(
         storage=storage,
         sampler=_TrialSampler(plan),
-        pruner=median if plan.pruning.kind == "median" else NopPruner(),
+        pruner=median if pruning.kind == "median" else pruners.NopPruner(),
         study_name=name,
         direction="minimize" if plan.objective == "validation_loss" else "maximize",
         load_if_exists=True,
     )
     fingerprint = _fingerprint(sweep)
     if study.user_attrs.get("fingerprint", fingerprint) != fingerprint:
-        raise MnistCnnError(
-            f"the study {name!r} was made with other ranges, settings, params or code; "
-            "give this one another --name"
-        )
+        raise MnistCnnError(f"study {name!r} has other ranges, params or code; use another --name")
     study.set_user_attr("fingerprint", fingerprint)
     return study
 
 
-def _open_storage(url: str, patience: int) -> RDBStorage:
+def _open_storage(url: str, patience: int) -> optuna.storages.RDBStorage:
     SWEEPS.parent.mkdir(exist_ok=True)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
-    retry = RetryHeartbeatStaleTrialCallback()
-    storage = partial(RDBStorage, url, heartbeat_stale_trial_callback=retry)
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+    storage = partial(optuna.storages.RDBStorage, url, heartbeat_stale_trial_callback=retry)
     try:
         return storage(heartbeat_interval=max(1, patience // 4), grace_period=patience)
     except (SQLAlchemyError, ImportError) as error:
@@ -88,24 +79,18 @@ class _TrialSampler(optuna.samplers.TPESampler):
 
 def _fingerprint(sweep: Sweep) -> str:
     """SHA-256 of what the trials depend on beside the images."""
-    deps = [
-        Path(dep) for dep in read_yaml(PIPELINE)["stages"]["train"]["deps"] if dep[:4] == "src/"
-    ]
-    files = [file for dep in deps for file in (dep, *sorted(dep.rglob("*.py"))) if file.is_file()]
+    deps = read_yaml(PIPELINE)["stages"]["train"]["deps"]
+    code = [file.read_text() for dep in deps for file in sorted(Path(dep).rglob("*.py"))]
     plan = sweep.plan.model_dump_json(exclude={"trials", "patience"})
     base = sweep.base.model_dump_json(include={"data", "model", "train"})
-    texts = [plan, base, *(file.read_text() for file in files)]
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return hashlib.sha256("\0".join([plan, base, *code]).encode()).hexdigest()
 
 
 def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
-    """Run trials in `jobs` processes until as many as the plan wants are finished.
-
-    Raises:
-        MnistCnnError: the study cannot be used, or the workers ended before.
-    """
+    """Run trials in `jobs` processes until enough are finished; MnistCnnError if they end early."""
     study, wanted = open_study(sweep, url, name), sweep.plan.trials
-    if _count_finished(study) < wanted:
+    finished = partial(study.get_trials, deepcopy=False, states=FINISHED)
+    if len(finished()) < wanted:
         worker = partial(get_context("spawn").Process, target=_worker_main, daemon=True)
         workers = [worker(args=(sweep, url, name)) for _ in range(jobs)]
         # Ctrl-C ends this process alone, and the daemons with it: their trials are run again.
@@ -115,13 +100,9 @@ def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
         signal.signal(signal.SIGINT, handler)
         for process in workers:
             process.join()
-    if (count := _count_finished(study)) < wanted:
+    if (count := len(finished())) < wanted:
         raise MnistCnnError(f"{count} of {wanted} trials finished; run the command again to resume")
     return study
-
-
-def _count_finished(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
 def _worker_main(sweep: Sweep, url: str, name: str) -> None:
@@ -152,12 +133,6 @@ def run_trial(trial: Trial, sweep: Sweep, digits: tuple[Dataset, Dataset]) -> fl
             log = train(*digits, params.model, params.train, after_epoch=after_epoch).log
     except DivergedError as error:
         raise optuna.TrialPruned(str(error)) from None
+    except MnistCnnError as error:
+        sys.exit(f"mnist_cnn_train: {error}")  # else Optuna logs a traceback
     return float(getattr(log[-1], sweep.plan.objective))
-
-
-def find_best(study: optuna.Study) -> FrozenTrial:
-    """The best trial that was not pruned; MnistCnnError if there is none."""
-    try:
-        return study.best_trial
-    except ValueError:
-        raise MnistCnnError("every trial was pruned; ask for more in sweep.yaml") from None
