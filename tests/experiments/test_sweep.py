@@ -1,11 +1,14 @@
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -91,14 +94,26 @@ def wait_for_an_epoch(project: Project, name: str) -> optuna.trial.FrozenTrial:
     raise AssertionError("no trial trains")
 
 
+def children(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(stat.parent.name))
+    return found
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_the_trial_of_a_killed_worker_is_run_again_with_the_same_settings(project: Project) -> None:
     write(project.folder, patience=1, trials=3, settings={"train.epochs": 6})
     killed = started(project, "killed")
     lost = wait_for_an_epoch(project, "killed")
-    killed.kill()  # the command alone: its worker notices that after an epoch
-    killed.wait()
-    time.sleep(2)
+    for child in children(killed.pid):
+        os.kill(child, signal.SIGKILL)
+    report = killed.communicate()[0]
+    assert report.splitlines()[-1].endswith("of 3 trials finished; run the command again to resume")
+    time.sleep(2)  # longer than patience
     output = sweep(project, "--name", "killed", "--jobs", "2")
     trials = study(project, "killed").get_trials()
     assert trials[lost.number].state == TrialState.FAIL, output
@@ -224,5 +239,17 @@ def test_what_training_refuses_is_one_line_and_the_trial_is_not_lost(
     study = optuna.create_study()
     monkeypatch.setattr("mnist_cnn_train.experiments.sweep.train", absent)
     with pytest.raises(SystemExit, match=r"^mnist_cnn_train: there is no cuda here$"):
+        study.optimize(partial(run_trial, sweep=small, digits=small_digits))
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+
+
+def test_a_worker_ends_with_its_command_and_its_trial_is_not_lost(
+    small: Sweep, small_digits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = SimpleNamespace(is_alive=lambda: False)
+    monkeypatch.setattr("mnist_cnn_train.experiments.sweep.parent_process", lambda: command)
+    monkeypatch.setattr("mnist_cnn_train.experiments.sweep.train", logged([0.1]))
+    study = optuna.create_study()
+    with pytest.raises(SystemExit):
         study.optimize(partial(run_trial, sweep=small, digits=small_digits))
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
