@@ -104,6 +104,10 @@ robust: $(READY) ## the robust recipe over five seeds, on corrupted test images 
 ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
 	python -m mnist_cnn_train seeds ablation --seeds 3 --jobs $(JOBS)
 
+.PHONY: tables
+tables: $(READY) ## write the tables of README and docs again from the files in metrics
+	python -m mnist_cnn_train.experiments.tables
+
 .PHONY: sweep
 sweep: $(READY) ## search for better settings by what sweep.yaml says (five minutes; resumes)
 	python -m mnist_cnn_train sweep --jobs $(JOBS)

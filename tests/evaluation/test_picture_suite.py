@@ -1,8 +1,5 @@
-import json
-
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from PIL import Image
 
 from mnist_cnn.reader.recognizer import Recognizer
@@ -62,15 +59,3 @@ def test_blank_paper_is_always_caught(recognizer: Recognizer) -> None:
     caught = evaluate_non_digits(recognizer, 20)
     assert caught.keys() == NON_DIGIT_KINDS.keys()
     assert caught["blank paper"] == 1
-
-
-def test_the_documented_tables_are_what_was_measured() -> None:
-    measured = json.loads((REPOSITORY / "metrics/pictures.json").read_text())
-    text = (REPOSITORY / "docs/pictures.md").read_text()
-    for name, found in measured["disguises"].items():
-        shares = " | ".join(
-            f"{100 * found[share]:.1f} %" for share in ("agreement", "accuracy", "flagged")
-        )
-        assert f"| {name} | {shares} |" in text
-    for name, share in measured["caught"].items():
-        assert f"| {name} | {100 * share:.1f} % |" in text

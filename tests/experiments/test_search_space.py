@@ -123,7 +123,7 @@ def test_whole_numbers_numbers_and_choices_are_searched(
         ),
         (
             {"ranges": {"model.dropout": [0.0, 0.2], "train.threads": [1, 2]}},
-            "ranges.train.threads: 2; should be at most 1, since the draws of model.dropout",
+            "ranges.train.threads: 2; should be at most 1, since model.dropout",
         ),
     ],
 )

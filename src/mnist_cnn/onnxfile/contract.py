@@ -1,4 +1,4 @@
-"""What an ONNX file of the pipeline promises to whoever runs it; docs are in the README."""
+"""What an ONNX file of the pipeline promises to whoever runs it; see docs/onnx.md."""
 
 INPUT = "image"  # uint8 [batch, 28, 28], 0 is paper and 255 is ink
 OUTPUTS = ["logits", "probabilities"]  # each float [batch, labels]

@@ -14,10 +14,14 @@ from mnist_cnn.core.files import read_json, write_bytes
 from mnist_cnn_train.experiments.paths import ABLATION, PICTURES, ROBUST, ROBUSTNESS, SEEDS
 from mnist_cnn_train.model.networks import ARCHITECTURES
 from mnist_cnn_train.pipeline.params import changed, read_yaml
-from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_METRICS, PARAMS
+from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_METRICS, PARAMS, VALIDATION
 
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 Row = Iterable[str]
+NOTE = (
+    "† Measured with an earlier version of the training code, whose weights differ by rounding;\n"
+    "`python -m mnist_cnn_train seeds GROUP` measures it again."
+)
 
 
 def with_tables(text: str) -> str:
@@ -34,7 +38,14 @@ def _table(name: str) -> str:
         raise MnistCnnError(f"there is no table {name!r}; known: {', '.join(TABLES)}")
     header, *rows = map(list, TABLES[name]())
     lines = (header, ["---"] * len(header), *rows)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return f"{text}\n{NOTE}\n" if "†" in text else text
+
+
+def _name(recipe: str, found: dict[str, Any]) -> str:
+    """Marked where the pipeline now trains other weights than when `found` was measured."""
+    current = found.get("pipeline_weights_sha256") == read_json(VALIDATION)["weights_sha256"]
+    return f"`{recipe}`{'' if current else ' †'}"
 
 
 def _accuracy() -> Iterator[Row]:
@@ -52,7 +63,7 @@ def _seeds() -> Iterator[Row]:
         settings, accuracy = changed(read_yaml(PARAMS), found["changes"]), found["accuracy"]
         network = ARCHITECTURES[settings["model"]["architecture"]]()
         yield (
-            f"`{recipe}`",
+            _name(recipe, found),
             f"{sum(parameter.numel() for parameter in network.parameters()):,}",
             f"{settings['train']['epochs']}",
             f"{len(accuracy['seeds'])}",
@@ -68,7 +79,12 @@ def _ablation() -> Iterator[Row]:
     for recipe, found in read_json(ABLATION).items():
         changes = ", ".join(f"`{key}: {value}`" for key, value in found["changes"].items())
         accuracy = _spread(found["validation_accuracy"], 2, percent=True)
-        yield f"`{recipe}`", changes or "none", accuracy, _spread(found["validation_loss"], 4)
+        yield (
+            _name(recipe, found),
+            changes or "none",
+            accuracy,
+            _spread(found["validation_loss"], 4),
+        )
 
 
 def _robust() -> Iterator[Row]:
@@ -76,7 +92,7 @@ def _robust() -> Iterator[Row]:
     for recipe, found in read_json(ROBUST).items():
         errors = (found["corruption_error"], found["held_out_corruption_error"])
         percents = (_spread(one, 2, percent=True) for one in (found["accuracy"], *errors))
-        yield f"`{recipe}`", *percents, _spread(found["held_out_calibration_error"], 3)
+        yield _name(recipe, found), *percents, _spread(found["held_out_calibration_error"], 3)
 
 
 def _robustness() -> Iterator[Row]:
