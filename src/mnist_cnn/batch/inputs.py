@@ -151,7 +151,7 @@ class PictureFolder:
         return len(self.names)
 
     def described(self) -> dict[str, object]:
-        """What a run must have in common with the one that it resumes with; fit for JSON."""
+        """What a run must have in common with the one that it resumes; ready for JSON."""
         return {"pictures": len(self), "sha256": self.fingerprint}
 
     def tasks(self, size: int) -> Iterator[Task]:

@@ -1,7 +1,7 @@
 """Read millions of images into a Parquet dataset, by several processes or a cluster.
 
 The images are cut into parts, each a fixed number of them in the order of the input. A part is
-read by itself, written to a temporary file, and renamed to its place. So its bytes depend on the
+read on its own, written to a temporary file, and renamed to its place. So its bytes depend on the
 input and the model alone: not on who reads it, beside what, or after which interruption.
 """
 
@@ -34,7 +34,7 @@ FINISHED = "_SUCCESS"
 
 @dataclass(frozen=True)
 class Summary:
-    """What there is in the end: images, of them those that could not be read, and parts."""
+    """What a finished run has: images, how many of them could not be read, and parts."""
 
     images: int
     unreadable: int
@@ -134,7 +134,7 @@ def _exclusive_lock(output: Path) -> Iterator[None]:
 
 
 def _begin(output: Path, manifest: dict[str, Any]) -> None:
-    """Begin a run in `output`, or resume with one of the same `manifest`."""
+    """Begin a run in `output`, or resume one with the same `manifest`."""
     path = output / MANIFEST
     if path.is_file():
         try:

@@ -55,7 +55,7 @@ def score(
 
     OUTPUT is a folder of Parquet files: what names the image, its label, the probability of each
     label, and a warning. Stopped at any moment, the same command resumes. What cannot be read has
-    a warning that says why, and makes the exit code 1 in the end.
+    a warning that says why, and makes the exit code 1.
     """
     from mnist_cnn.batch.plan import score as score_all
 

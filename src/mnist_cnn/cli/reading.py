@@ -30,7 +30,7 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
     """Read pictures that hold one digit each.
 
     A PATH is a picture, a folder of pictures, a pattern in quotes, or - for a picture on the
-    standard input. What cannot be read is named in the end, and makes the exit code 1.
+    standard input. What cannot be read is named last, and makes the exit code 1.
     """
     from tqdm import tqdm
 

@@ -2,7 +2,7 @@
 
 Each run is a `dvc exp run --temp`, so it works in a folder of its own, and several go at once.
 What ran before, with the same code, data and settings, comes from DVC's cache within seconds: a
-study that was interrupted resumes where it was. DVC's queue would do the same, but a worker that
+series that was interrupted resumes where it was. DVC's queue would do the same, but a worker that
 is killed can leave a task behind that `dvc exp show` stumbles over.
 """
 
@@ -27,7 +27,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Group:
-    """How the recipes of a group in recipes.yaml are judged."""
+    """How the recipes of a group in recipes.yaml are evaluated."""
 
     name: str
     stage: str  # the last one to run, with all that it depends on
@@ -136,7 +136,7 @@ def _result(files: dict[str, Any], group: Group) -> Result:
 
 
 def check_settings(runs: list[Run]) -> None:
-    """Remove what was run with other settings than its own, and refuse to resume.
+    """Remove what was run with other settings than its own, and stop.
 
     DVC passes settings through the workspace: of two runs that start at once, it may rarely give
     one the settings of the other.
