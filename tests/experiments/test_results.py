@@ -23,7 +23,6 @@ RECIPES = REPOSITORY / "recipes.yaml"
 OUTDATED = {
     "published": {"record"},
     "ablation": set(read_recipes(RECIPES, "ablation")),
-    "robust": {"robust"},
 }
 
 
