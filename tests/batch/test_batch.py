@@ -242,9 +242,11 @@ def test_ctrl_c_is_one_line_and_a_second_run_beside_is_refused(
     output = tmp_path / "out"
     with begin(many, output, trained_model, "--part-size", 500, "--workers", 2) as running:
         wait_for(lambda: list(output.glob("part-*")))
+        running.send_signal(signal.SIGSTOP)  # else it might end before the signal below
         with pytest.raises(MnistCnnError, match="is being written by another run"):
             score(many, output, model=trained_model, size=500)
         running.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGCONT)
         assert running.stderr is not None
         assert running.stderr.read() == b"mnist-cnn: interrupted\n"
     assert running.returncode == 130

@@ -159,5 +159,5 @@ def test_a_misspelt_recipe_runs_nothing(reproduced: Project) -> None:
     result = reproduced.run(sys.executable, "-m", "mnist_cnn_train", "run", "rekord", check=False)
     assert result.returncode == 1
     (line,) = result.stdout.splitlines()
-    assert "recipes.yaml has no recipe 'rekord'; known: default" in line
+    assert "recipes.yaml has no recipe 'rekord'; known: original, default" in line
     assert reproduced.run("dvc", "exp", "list").stdout == before

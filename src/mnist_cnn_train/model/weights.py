@@ -28,6 +28,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         MnistCnnError: the file is missing, damaged, from another network, or not finite.
     """
     try:
+        path.open("rb").close()  # safetensors takes a file that it may not read for a missing one
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
