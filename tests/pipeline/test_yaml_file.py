@@ -52,7 +52,8 @@ def test_a_value_is_accepted_as_dvc_reads_it_or_refused(
     try:
         load_params(path)
     except MnistCnnError:
-        assert tracked is None or find_problems(tracked)
+        # `._1` is a number to DVC's parser alone: refusing it is safe.
+        assert tracked is None or find_problems(tracked) or "._" in value
     else:
         assert tracked is None or repr(read_yaml(path)) == repr(tracked)
 
