@@ -82,7 +82,7 @@ def read_training_digits(folder: Path) -> Dataset:
 
 
 def read_test_digits(folder: Path) -> Dataset:
-    """The digits to be judged by, 10,000 of MNIST; raises what `read_training_digits` raises."""
+    """The test digits, 10,000 of MNIST; raises what `read_training_digits` raises."""
     return _read_checked(folder, TEST_FILES)
 
 

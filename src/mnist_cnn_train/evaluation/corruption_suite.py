@@ -27,7 +27,7 @@ Read = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
 def corrupted(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
-    """`images`, uint8 ``[n, 28, 28]``, struck alike each time, in the same form."""
+    """`images`, uint8 ``[n, 28, 28]``, corrupted the same way each time, in the same form."""
     severities = torch.full((len(images),), severity)
     key = (round(100 * severity),)
     damaged = corrupt(to_input(torch.from_numpy(images)), corruption, severities, key)

@@ -101,7 +101,7 @@ PICTURE_KINDS: Mapping[str, Callable[[Gray, Random], Image.Image]] = {
 
 
 def _noise(rng: Random) -> Image.Image:
-    """Of each pixel by itself, or in clouds."""
+    """Independent for each pixel, or in clouds."""
     values = rng.normal(size=(SIDE, SIDE))
     spread = rng.choice([0, 1, 3, 8])
     if spread:
@@ -262,18 +262,18 @@ def evaluate_pictures(recognizer: Recognizer, digits: Dataset) -> dict[str, dict
     share that is read correctly, and the share that is ``flagged`` with a warning.
     """
     direct = [prediction.label for prediction in recognizer.classify(digits.images)]
-    judged = {}
+    results = {}
     for name, render in PICTURE_KINDS.items():
         rng = np.random.default_rng(0)
         predictions = list(recognizer.predict_many(render(image, rng) for image in digits.images))
         labels = [prediction.label for prediction in predictions]
         pairs = list(zip(labels, direct, digits.labels, strict=True))
-        judged[name] = {
+        results[name] = {
             "agreement": mean(label == expected for label, expected, _ in pairs),
             "accuracy": mean(label == digits.names[truth] for label, _, truth in pairs),
             "flagged": mean(prediction.warning is not None for prediction in predictions),
         }
-    return judged
+    return results
 
 
 def evaluate_non_digits(recognizer: Recognizer, pictures: int) -> dict[str, float]:

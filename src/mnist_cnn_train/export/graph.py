@@ -35,7 +35,7 @@ class Deployable(nn.Module):
 def describe(
     network: DigitNetwork, weights_sha256: str, accuracy: float, data: Description = MNIST
 ) -> dict[str, str]:
-    """What the ONNX file says about itself, and about the `data` it learned from and was judged by.
+    """What the ONNX file says about itself, and about the `data` of its training and evaluation.
 
     Its `accuracy` on the test images is from 0 to 1.
     """

@@ -26,7 +26,7 @@ def threshold_split(validation: Dataset) -> Dataset:
 
 
 def holdout_split(validation: Dataset) -> Dataset:
-    """The others: the reader of pictures is judged by these."""
+    """The others: the reader of pictures is evaluated on these."""
     return validation.take(np.arange(0, len(validation), 5))
 
 

@@ -20,7 +20,7 @@ class SettingsLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ig
                 ("bool", r"true|True|TRUE|false|False|FALSE"),
                 ("int", r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[\da-fA-F_]+|[0-9][0-9_]*)"),
                 ("float", r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?"),
-                ("float", r"[-+]?\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"),
+                ("float", r"[-+]?\.[0-9_]+(?:[eE][-+][0-9]+)?"),
                 ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
             )
         ]

@@ -1,6 +1,6 @@
-"""Damage to pictures of digits: what a robust network is trained on, and what it is judged by.
+"""Corruptions of images of digits, which a robust network is trained on.
 
-Each corruption takes a batch of images and how strongly each is to be struck, and keeps their
+Each corruption takes a batch of images and how strongly each is to be corrupted, and keeps their
 shape. Those of `TRAINING` are for training, those of `HELD_OUT` only for choosing a recipe: none
 of them is made as one of the others is. All were made for this project; none is taken from a
 benchmark.
@@ -319,7 +319,7 @@ TRAINING: Mapping[str, Corruption] = {
 
 
 def corrupt(images: Tensor, corruption: Corruption, severity: Tensor, key: Sequence[int]) -> Tensor:
-    """`images`, float ``[n, 1, 28, 28]`` in [0, 1], struck by `corruption`, in the same range."""
+    """`images`, float ``[n, 1, 28, 28]`` in [0, 1], changed by `corruption`, in the same range."""
     return corruption(images, severity.reshape(-1, 1, 1, 1), BatchRng(images, key)).clamp(0, 1)
 
 
@@ -329,9 +329,9 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def corrupt_batch(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
-    """`images` as `corrupt` takes them, about `share` of them struck by one of `TRAINING`.
+    """`images` as `corrupt` takes them, about `share` of them corrupted by one of `TRAINING`.
 
-    Of these and of the others, three tenths of `share` are struck once more. Kinds and severities
+    Of these and of the others, three tenths of `share` are corrupted once more. Kinds and severities
     are drawn uniformly.
     """
     rng = np.random.default_rng(key)
