@@ -331,7 +331,7 @@ def to_pixels(images: Tensor) -> Tensor:
 def corrupt_batch(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
     """`images` as `corrupt` takes them, about `share` of them corrupted by one of `TRAINING`.
 
-    Of these and of the others, three tenths of `share` are corrupted once more. Kinds and severities
+    Of these and of the others, three tenths of `share` are corrupted again. Kinds and severities
     are drawn uniformly.
     """
     rng = np.random.default_rng(key)
