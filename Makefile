@@ -1,17 +1,16 @@
-# `make help` lists the targets. PYTHON picks the interpreter that .venv is made with.
+# `make help` lists the targets. PYTHON is the interpreter that creates .venv.
 
 PYTHON ?= python3
 
-# dvc starts the stages as plain `python`, so the environment's own comes first.
+# DVC starts the stages as plain `python`, so .venv comes first on PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# One name per content of the lock: a checkout that changes it sets up again, and
-# one that only touches the file does not.
+# Named after the hash of requirements.lock: setup runs again only if its content changes.
 READY := .venv/.ready-$(shell git hash-object requirements.lock)
 
-# What `make report` compares with.
+# The commit that `make report` compares with.
 BASE ?= main
 
-# Runs at once; all recipes but `speed` take one thread.
+# Number of parallel runs; all recipes except `speed` use one thread.
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -21,14 +20,15 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY) ## make .venv and install what requirements.lock names (once)
+setup: $(READY) ## create .venv and install requirements.lock (once)
 
-# What a step of the set-up says goes into a file, and is shown only where it fails.
+# The output of a setup step goes to a log file, and is shown only if the step fails.
 LOG := .venv/setup.log
 quietly = >> $(LOG) 2>&1 || { tail -n 15 $(LOG); echo "make setup: this step failed; $(LOG) has all that it said"; exit 1; }
 
-# One package has no wheel, and is built with the locked setuptools: by default, pip would
-# fetch another one for that, unchecked. What `dvc` is here: src/mnist_cnn_train/repro/dvc_command.py.
+# One package has no wheel and is built with the locked setuptools: by default, pip would
+# download another version without a hash check. For the `dvc` wrapper, see
+# src/mnist_cnn_train/repro/dvc_command.py.
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist-cnn needs Python 3.11 or newer; name one: make PYTHON=python3.11 …")'
 	@git rev-parse --verify --quiet HEAD > /dev/null || { echo "make setup: this is no git repository with a commit, which DVC needs; clone it, or run: git init && git add . && git commit -m Start"; exit 1; }
@@ -45,18 +45,18 @@ $(READY):
 	@touch $@
 
 .PHONY: repro
-repro: $(READY) ## run the pipeline; only what changed runs again
+repro: $(READY) ## run the pipeline; stages without changes are skipped
 	@dvc repro
 	@python -P -m mnist_cnn_train.repro.verify --here
 
 .PHONY: verify
-verify: $(READY) ## run the last commit's pipeline elsewhere, and compare each byte (3 minutes)
+verify: $(READY) ## run the last commit's pipeline in a clone, and compare all bytes (3 minutes)
 	@python -P -m mnist_cnn_train.repro.verify
 
-# DVC trusts a cached file that may not be written; it checks the others, and drops those that are
-# not what they should be. What is then missing is made anew.
+# DVC trusts read-only files in its cache. Once they are writable, it checks them and drops the
+# corrupted ones, and `dvc repro` rebuilds what is missing.
 .PHONY: mend
-mend: $(READY) ## after damage to the disk: check what the pipeline made, and make anew what is broken
+mend: $(READY) ## check the pipeline's outputs, and rebuild corrupted ones
 	chmod -R u+w "$$(dvc cache dir)"
 	rm -rf data/raw models/model.safetensors models/mnist_cnn.onnx models/mnist_cnn.int8.onnx
 	-dvc checkout
@@ -77,19 +77,19 @@ test: check ## check, then every test, on all cores
 	pytest --numprocesses auto --dist worksteal
 
 .PHONY: test-fast
-test-fast: $(READY) ## the tests that take seconds
+test-fast: $(READY) ## the tests that take seconds each
 	pytest -m "not slow"
 
 .PHONY: faults
-faults: $(READY) ## the tests that cause faults, with more kills (10 minutes)
+faults: $(READY) ## the tests that inject faults, with more kills (10 minutes)
 	pytest -m fault --kills 20
 
 .PHONY: fuzz
-fuzz: $(READY) ## the tests that draw their input, with a hundred times as much (10 minutes)
+fuzz: $(READY) ## the tests with random input, a hundred times as much (10 minutes)
 	pytest -m fuzz --hypothesis-profile long
 
 .PHONY: audit
-audit: $(READY) ## compare the locked packages with the known vulnerabilities (asks an index)
+audit: $(READY) ## check the locked packages for known vulnerabilities (queries an index)
 	pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
 .PHONY: seeds
@@ -101,27 +101,27 @@ robust: $(READY) ## the robust recipe over five seeds, on corrupted test images 
 	python -m mnist_cnn_train seeds robust --seeds 5 --jobs $(JOBS)
 
 .PHONY: ablation
-ablation: $(READY) ## what each part of the recipe is worth, on the validation images (resumes)
+ablation: $(READY) ## measure what each part of the recipe contributes, on the validation images (resumes)
 	python -m mnist_cnn_train seeds ablation --seeds 3 --jobs $(JOBS)
 
 .PHONY: tables
-tables: $(READY) ## write the tables of README and docs again from the files in metrics
+tables: $(READY) ## rewrite the tables in README and docs from the files in metrics
 	python -m mnist_cnn_train.experiments.tables
 
 .PHONY: sweep
-sweep: $(READY) ## search for better settings by what sweep.yaml says (five minutes; resumes)
+sweep: $(READY) ## search for better settings as defined in sweep.yaml (five minutes; resumes)
 	python -m mnist_cnn_train sweep --jobs $(JOBS)
 
 .PHONY: pictures
-pictures: repro ## how the reader does on people's pictures, and on pictures of no digit (2 minutes)
+pictures: repro ## evaluate the reader on pictures with and without a digit (2 minutes)
 	python -m mnist_cnn_train evaluate
 
 .PHONY: bench
-bench: $(READY) ## speed, against baselines, into benchmarks/results.md (an hour, nothing beside)
+bench: $(READY) ## compare speed with baselines, into benchmarks/results.md (an hour on an idle machine)
 	python benchmarks/bench.py
 
 .PHONY: bench-scoring
-bench-scoring: repro ## speed and memory of `mnist-cnn score` on up to a million images (minutes)
+bench-scoring: repro ## measure `mnist-cnn score` on up to a million images: speed, memory (minutes)
 	python benchmarks/scoring.py
 
 .PHONY: wheel
@@ -129,7 +129,7 @@ wheel: repro ## build dist/mnist_cnn-….whl: the reader with its model, without
 	python -m hatchling build --target wheel
 
 .PHONY: lock
-lock: $(READY) ## bring requirements.lock in line with pyproject.toml
+lock: $(READY) ## update requirements.lock from pyproject.toml
 	uv pip compile pyproject.toml --all-extras --group dev --quiet \
 	    --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links \
