@@ -1,4 +1,4 @@
-"""A tiny, trustworthy reader of handwritten digits."""
+"""Read handwritten digits with a tiny ONNX network."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Prediction", "Recognizer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the recognizer once it is asked for: no stage of the pipeline needs it."""
+    """Import the recognizer on first use: no stage of the pipeline needs it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,1 +1,1 @@
-"""What every part of the reader needs."""
+"""Shared basics: errors, atomic files, the model's location, MNIST's constants."""

@@ -1,4 +1,4 @@
-"""Failures that a user can mend, told in one clear message instead of a traceback."""
+"""Errors that a user can fix, reported as one clear message instead of a traceback."""
 
 import sys
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 
 
 class MnistCnnError(Exception):
-    """What is wrong, where, and what to do: a message fit to be shown as it is."""
+    """An error whose message can be shown as is: what is wrong, where, and what to do."""
 
 
-# What brings the packages that the reader does without, by their names; all others: `train`.
+# The extra that installs each optional package; `train` for all others.
 EXTRAS = {"pyarrow": "score", "ray": "ray", "optuna": "sweep"}
 
 
 class CheckFailedError(MnistCnnError):
-    """What was made does not pass its check, and an older one must not stand in for it."""
+    """A result failed its check; an older one must not be put in its place."""
 
 
 def one_line(problem: BaseException | str) -> str:
-    """The message of `problem` in one line: never empty, and without the errno of an `OSError`."""
+    """Return the message of `problem` on one line, never empty, without an `OSError`'s errno."""
     if isinstance(problem, OSError) and problem.strerror:
         where = f"{problem.filename}: " if problem.filename else ""
         problem = f"{where}{problem.strerror}"
@@ -27,11 +27,10 @@ def one_line(problem: BaseException | str) -> str:
 
 @contextmanager
 def exit_on_error(program: str) -> Iterator[None]:
-    """End the process with ``program: message`` and exit code 1 where a user can mend it.
+    """On an error that a user can fix, exit with ``program: message`` and code 1.
 
-    Covers `MnistCnnError`, packages that are not installed, and what the operating system refuses
-    (`OSError`: disk full, permission denied, …). Ctrl-C within the block ends with 130, as shells
-    expect. Anything else is a defect of ours and keeps its traceback.
+    Covers `MnistCnnError`, missing packages, and `OSError` (disk full, permission denied, …).
+    Ctrl-C exits with 130, as shells expect. Any other exception is a bug and keeps its traceback.
     """
     try:
         yield

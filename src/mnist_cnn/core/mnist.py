@@ -1,4 +1,4 @@
-"""What MNIST's images are: size, labels, and the statistics of their pixels."""
+"""Constants of MNIST: image size, labels and pixel statistics."""
 
 IMAGE_SIZE = 28
 LABELS = tuple("0123456789")
