@@ -1,1 +1,1 @@
-"""The command `mnist-cnn`."""
+"""The `mnist-cnn` command."""

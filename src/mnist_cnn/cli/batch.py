@@ -1,4 +1,4 @@
-"""The command that reads millions of images: `score`."""
+"""The `score` command, for millions of images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 )
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--column", default="image", show_default=True, help="Of the images, in Parquet.")
-@click.option("--id", "key", help="The column that names them.  [default: id or path, if there]")
-@click.option("--workers", type=click.IntRange(1), help="At once.  [default: one a processor]")
+@click.option("--column", default="image", show_default=True, help="Parquet column of the images.")
+@click.option("--id", "key", help="Parquet column of their names.  [default: id or path, if any]")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per CPU]")
 @click.option(
     "--engine",
     type=click.Choice(["processes", "ray"]),
     default="processes",
     show_default=True,
-    help="What runs the workers; ray, on a cluster if RAY_ADDRESS names one.",
+    help="Run workers as local processes or on Ray (the cluster at RAY_ADDRESS, if set).",
 )
 @click.option(
     "--part-size",
     type=click.IntRange(1),
     metavar="N",
-    help="Images in one file.  [default: 1,024 to 65,536]",
+    help="Images per output file.  [default: 1,024 to 65,536]",
 )
 @MODEL
 def score(
@@ -48,14 +48,14 @@ def score(
     part_size: int | None,
     model: Path | None,
 ) -> None:
-    """Read millions of images into Parquet.
+    """Classify millions of images and write the predictions to Parquet.
 
-    INPUT is a Parquet file, a folder of such, or a folder of pictures. In Parquet, images are
-    encoded pictures (PNG, JPEG, ...), structs with such `bytes`, or 784 pixels as MNIST's.
+    INPUT is a Parquet file, a folder of Parquet files, or a folder of pictures. In Parquet, images
+    are encoded pictures (PNG, JPEG, ...), structs with such `bytes`, or 784 pixels as in MNIST.
 
-    OUTPUT is a folder of Parquet files: what names the image, its label, the probability of each
-    label, and a warning. Stopped at any moment, the same command resumes. What cannot be read has
-    a warning that says why, and makes the exit code 1.
+    OUTPUT is a folder of Parquet files with each image's name, label, probability of each label,
+    and warning. To resume an interrupted run, repeat the command. If an image cannot be read, its
+    warning says why and the exit code is 1.
     """
     from mnist_cnn.batch.plan import score as score_all
 

@@ -1,6 +1,6 @@
-"""The command `mnist-cnn`.
+"""Entry point of the `mnist-cnn` command.
 
-What a command needs is imported when it runs: `--help` need not wait for onnxruntime.
+Commands import their dependencies when they run, so that `--help` does not wait for onnxruntime.
 """
 
 import sys
@@ -30,9 +30,9 @@ for command in (predict, read, score, demo, info):
 
 
 def main() -> None:
-    """Run the command line; failures that a user can mend end in one line."""
+    """Run the command line; report errors that a user can fix in one line."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
-    warnings.filterwarnings("ignore", module="PIL")  # on damage that we tell of in our own words
+    warnings.filterwarnings("ignore", module="PIL")  # damaged files: reported in our own words
     with exit_on_error("mnist-cnn"):
         commands(prog_name="mnist-cnn")

@@ -1,4 +1,4 @@
-"""The commands that show the model: `demo` and `info`."""
+"""The `demo` and `info` commands."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from mnist_cnn.cli.options import MODEL
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default, a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: any free port.")
 @click.option("--browser/--no-browser", default=True, help="Open the page.", show_default=True)
 @MODEL
 def demo(port: int, browser: bool, model: Path | None) -> None:
-    """Open a page to draw digits on, or drop pictures onto.
+    """Open a web page to draw digits on or drop pictures onto.
 
-    It is served to this machine alone, until Ctrl-C.
+    The page is served to this machine only, until Ctrl-C.
     """
     from mnist_cnn.demo.server import make_server, serve
     from mnist_cnn.reader.recognizer import Recognizer
@@ -27,9 +27,9 @@ def demo(port: int, browser: bool, model: Path | None) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 def info(model: Path | None) -> None:
-    """Print what an ONNX file says about itself.
+    """Print the inputs, outputs and metadata of an ONNX file.
 
-    MODEL is the one that comes with the package, unless another is given.
+    MODEL defaults to the packaged model.
     """
     from mnist_cnn.core.location import default_model
     from mnist_cnn.onnxfile.session import open_model

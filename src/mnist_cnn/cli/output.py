@@ -1,4 +1,4 @@
-"""Readings as lines of text: a table for people, CSV and JSON for programs."""
+"""Format predictions as lines of text: a table, CSV or JSON."""
 
 import csv
 import io
@@ -14,16 +14,16 @@ Form = Literal["table", "csv", "json"]
 
 
 class Listing:
-    """One line for each reading, the first one under the names of the columns."""
+    """Formats one line per prediction, after a header line in the table and CSV forms."""
 
     def __init__(self, form: Form, top: int = 1) -> None:
-        """List the `top` likeliest labels; JSON, one object in a line, has all of them."""
+        """List the `top` most likely labels; JSON, one object per line, always has all labels."""
         self._form: Form = form
         self._top = top
         self._begun = False
 
     def lines(self, prediction: Prediction) -> Iterator[str]:
-        """What is read in one picture, or in one box of it."""
+        """Yield the lines for the prediction of one picture, or of one box in it."""
         if self._form == "json":
             yield json.dumps(_content(prediction))
             return
@@ -36,7 +36,7 @@ class Listing:
 
 
 def _name(prediction: Prediction) -> str:
-    return prediction.source or "-"  # as the argument is that stands for the standard input
+    return prediction.source or "-"  # the argument that stands for standard input
 
 
 def _content(prediction: Prediction) -> dict[str, object]:
@@ -77,7 +77,7 @@ def _as_table(row: Mapping[str, object]) -> str:
     cells = []
     for column, value in row.items():
         if column == "picture":
-            cells.append(str(value))  # comes last, for it may have any length
+            cells.append(str(value))  # the last column, so it may have any length
         elif column == "warning":
             cells.append(f"{value:20}")
         elif isinstance(value, float):

@@ -1,4 +1,4 @@
-"""The commands that read a few pictures: `predict` and `read`."""
+"""The `predict` and `read` commands, for a few pictures."""
 
 import sys
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 )
 @click.argument("pictures", metavar="PATH...", nargs=-1, required=True, type=PICTURE_PATH)
 @output_format
-@click.option("--top", type=click.IntRange(1), default=1, help="List the K likeliest.", metavar="K")
+@click.option("--top", type=click.IntRange(1), default=1, help="Show top K labels.", metavar="K")
 @MODEL
 def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Path | None) -> None:
-    """Read pictures that hold one digit each.
+    """Read pictures of one digit each.
 
-    A PATH is a picture, a folder of pictures, a pattern in quotes, or - for a picture on the
-    standard input. What cannot be read is named last, and makes the exit code 1.
+    PATH is a picture, a folder of pictures, a quoted glob pattern, or - for a picture on standard
+    input. Pictures that cannot be read are listed last and make the exit code 1.
     """
     from tqdm import tqdm
 
@@ -44,7 +44,7 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
     if not names:
         raise MnistCnnError(f"there are no pictures in {', '.join(pictures)}")
     errors: list[PictureError] = []
-    # The bar would be of no use among a few lines.
+    # A progress bar is of no use among a few lines.
     shown = None if len(names) > 100 else True
     with tqdm(total=len(names), unit="picture", disable=shown, leave=False) as progress:
         for prediction in recognizer.predict_many(map(_picture, names), errors.append):
@@ -60,14 +60,14 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
 )
 @click.argument("picture", metavar="PATH", type=PICTURE_PATH)
 @click.option(
-    "--boxes", type=click.Path(path_type=Path), help="Draw where each digit was found, into a file."
+    "--boxes", type=click.Path(path_type=Path), help="Write the picture with boxes to this file."
 )
 @output_format
 @MODEL
 def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | None) -> None:
-    """Read a row or a page of separate digits.
+    """Read a row or page of separate digits.
 
-    PATH is a picture, or - for one on the standard input.
+    PATH is a picture, or - for one on standard input.
     """
     from mnist_cnn.cli.output import Listing
     from mnist_cnn.reader.recognizer import Recognizer
@@ -87,7 +87,7 @@ def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | No
 
 
 def _picture(name: str) -> str | bytes:
-    """The path `name`, or the content of the standard input where it is ``-``."""
+    """Return the path `name`, or the content of standard input if it is ``-``."""
     from mnist_cnn.imaging.load import MAX_FILE_BYTES
 
     return sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if name == "-" else name
