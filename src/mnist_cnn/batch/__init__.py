@@ -1,1 +1,1 @@
-"""Predictions for millions of images, into Parquet."""
+"""Batch prediction of millions of images to Parquet."""

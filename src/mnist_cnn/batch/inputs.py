@@ -1,4 +1,4 @@
-"""What `mnist_cnn.batch.plan` reads: a folder of pictures, or Parquet files, cut into tasks."""
+"""Inputs of a batch job: a folder of pictures or Parquet files, divided into tasks."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -20,34 +20,34 @@ from mnist_cnn.imaging.normalize import to_mnist
 
 IMAGE_BYTES = IMAGE_SIZE**2
 
-# Images in a part. A kill costs what was read of one, but a billion images should not end in a
-# million files; smaller inputs are cut into so many parts that they can be shared out. Images that
-# are ready take a fiftieth of the time of pictures, so they come in fewer and larger parts.
+# Images per part. An interruption loses the parts in progress, but a billion images should not
+# become a million files; smaller inputs need enough parts to keep all workers busy. Ready images
+# take a fiftieth of the time of pictures, so their parts are fewer and larger.
 MAX_PART_SIZE = 65_536
 PICTURES_MIN_PART_SIZE, PICTURES_PARTS = 1_024, 64
 READY_MIN_PART_SIZE, READY_PARTS = 16_384, 16
 ROWS = 1_024  # decoded at once
 
-# Of a column, in bytes; without, Arrow reads the whole of it in a row group.
+# Bytes per column; without it, Arrow reads a row group's whole column at once.
 READ_AHEAD = 1 << 20
 
-# How the formats of `imaging.load` begin: such bytes are a picture, whatever their number.
+# Magic numbers of the formats in `imaging.load`: 784 bytes that start so are a picture, not pixels.
 BEGINNINGS = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*"),
     *(b"P%d" % kind for kind in range(1, 7)),
 )
-KEYS = ("id", "path")  # columns that name an image; the first one that is there is taken
+KEYS = ("id", "path")  # default key columns, in order of preference
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that are decoded, and what names them.
+    """Decoded images and their keys.
 
     Attributes:
-        keys: an Arrow array of n.
-        images: uint8 ``[m, 28, 28]``, those that have ink.
-        inked: bool ``[n]``, which those are.
-        problems: why an image could not be read, by its place among the n.
+        keys: Arrow array of length n.
+        images: uint8 ``[m, 28, 28]``, the m images that have ink.
+        inked: bool ``[n]``, true for those images.
+        problems: why an image could not be read, by its index, from 0 to n - 1.
     """
 
     keys: pa.Array
@@ -58,7 +58,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PicturesTask:
-    """Some pictures of a folder, by their names relative to it."""
+    """Some of a folder's pictures; `names` are relative to it."""
 
     number: int
     folder: Path
@@ -70,7 +70,7 @@ class PicturesTask:
         return len(self.names)
 
     def batches(self) -> Iterator[Batch]:
-        """The pictures, decoded."""
+        """Decode the pictures, `ROWS` at a time."""
         names = iter(self.names)
         while some := list(islice(names, ROWS)):
             keys = pa.array(map(_printable, some), pa.string())
@@ -78,13 +78,13 @@ class PicturesTask:
 
 
 def _printable(name: str) -> str:
-    """File names need not be UTF-8, but Arrow's strings must."""
+    """Escape a file name, which need not be UTF-8, for Arrow, whose strings must be."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of Parquet files hold the images, and what names them; None, the row number."""
+    """Parquet columns of the images and of their keys; the key None stands for the row number."""
 
     image: str
     key: str | None
@@ -92,7 +92,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Piece:
-    """The rows of a Parquet file from `start` to before `stop`."""
+    """Rows of a Parquet file from `start` up to, but excluding, `stop`."""
 
     file: Path
     start: int
@@ -101,7 +101,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class RowsTask:
-    """Some rows of Parquet files; `first` is the number of the first one among all."""
+    """Some rows of Parquet files; `first` is the number of its first row in the whole input."""
 
     number: int
     first: int
@@ -114,11 +114,7 @@ class RowsTask:
         return sum(piece.stop - piece.start for piece in self.pieces)
 
     def batches(self) -> Iterator[Batch]:
-        """The images in the rows, decoded.
-
-        Raises:
-            MnistCnnError: a file is damaged.
-        """
+        """Decode the images in the rows; raises MnistCnnError if a file is damaged."""
         number = self.first
         for piece in self.pieces:
             for rows in _rows(piece, self.columns):
@@ -135,12 +131,12 @@ Task = PicturesTask | RowsTask
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """The pictures in a folder and all below it.
+    """The pictures in a folder and its subfolders.
 
     Attributes:
-        folder: as it was given.
-        names: of the pictures, relative to it, in order.
-        fingerprint: a SHA-256 over their names and sizes.
+        folder: path as given.
+        names: sorted paths of the pictures, relative to `folder`.
+        fingerprint: SHA-256 of their names and sizes.
     """
 
     folder: Path
@@ -151,25 +147,25 @@ class PictureFolder:
         return len(self.names)
 
     def described(self) -> dict[str, object]:
-        """What a run must have in common with the one that it resumes; ready for JSON."""
+        """Describe the input in JSON types; a resumed run must have the same description."""
         return {"pictures": len(self), "sha256": self.fingerprint}
 
     def tasks(self, size: int) -> Iterator[Task]:
-        """One for each `size` pictures."""
+        """Yield one task per `size` pictures."""
         for number, start in enumerate(range(0, len(self), size)):
             yield PicturesTask(number, self.folder, tuple(self.names[start : start + size]))
 
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """The rows of Parquet files that have the same columns.
+    """The rows of Parquet files with the same columns.
 
     Attributes:
-        files: each with its number of rows, in order.
-        columns: which to read.
-        ready: whether images are 28x28 already, as MNIST's, rather than pictures.
-        fingerprint: a SHA-256 over the files' names and footers, which hold the sizes of all
-            columns, and mostly their extremes.
+        files: each file with its number of rows, in order.
+        columns: the columns to read.
+        ready: whether the images are 28x28 pixels as in MNIST, rather than encoded pictures.
+        fingerprint: SHA-256 of the files' names and footers, which hold the sizes of all
+            columns and usually their minima and maxima.
     """
 
     files: list[tuple[Path, int]]
@@ -181,11 +177,11 @@ class ParquetFiles:
         return sum(rows for _, rows in self.files)
 
     def described(self) -> dict[str, object]:
-        """As that of `PictureFolder`."""
+        """Describe the input as `PictureFolder.described` does."""
         return {"rows": len(self), "sha256": self.fingerprint, **asdict(self.columns)}
 
     def tasks(self, size: int) -> Iterator[Task]:
-        """One for each `size` rows, counted on from file to file."""
+        """Yield one task per `size` rows; a task may span files."""
         number, pieces, room = 0, [], size
         for file, rows in self.files:
             start = 0
@@ -205,7 +201,7 @@ Input = PictureFolder | ParquetFiles
 
 
 def part_size(found: Input) -> int:
-    """How many images a part has, unless the user says."""
+    """Return the default number of images per part."""
     smallest, parts = PICTURES_MIN_PART_SIZE, PICTURES_PARTS
     if isinstance(found, ParquetFiles) and found.ready:
         smallest, parts = READY_MIN_PART_SIZE, READY_PARTS
@@ -213,16 +209,16 @@ def part_size(found: Input) -> int:
 
 
 def find_input(source: Path, image: str, key: str | None) -> Input:
-    """What there is to read at `source`, a Parquet file or a folder.
+    """Find the input at `source`.
 
     Args:
-        source: where.
-        image: the column of the images, for Parquet.
-        key: the column that names them; None for one of `KEYS`, or else the row number.
+        source: a Parquet file or a folder.
+        image: the Parquet column of the images.
+        key: the Parquet column of their keys; None for the first of `KEYS`, or the row number.
 
     Raises:
-        MnistCnnError: there is nothing that can be read, or two kinds of it; or a Parquet file is
-            damaged, or lacks a column, or has one of another type.
+        MnistCnnError: there is no input or a mix of both kinds, or a Parquet file is damaged,
+            lacks a column, or has a column of the wrong type.
     """
     if source.is_file():
         return _find_rows([source], source.parent, image, key)
@@ -243,7 +239,7 @@ def find_input(source: Path, image: str, key: str | None) -> Input:
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
-    """As Spark and Arrow have it: what another program keeps beside the data."""
+    """Whether a name starts with . or _, which Spark and Arrow skip as not being data."""
     return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
@@ -251,7 +247,7 @@ def _fingerprint_pictures(folder: Path, names: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for name in names:
         path = folder / name
-        size = path.stat().st_size if path.exists() else -1  # a link to nowhere
+        size = path.stat().st_size if path.exists() else -1  # a broken link
         digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -290,7 +286,7 @@ def _find_rows(files: list[Path], folder: Path, image: str, key: str | None) -> 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[pq.ParquetFile]:
-    """Raises MnistCnnError where Arrow finds a fault, also later within the block."""
+    """Open a Parquet file; Arrow's errors, also those in the block, raise MnistCnnError."""
     try:
         with pq.ParquetFile(file, buffer_size=READ_AHEAD) as opened:
             yield opened
@@ -301,7 +297,7 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _footer(file: Path) -> bytes:
-    """The metadata at the end of a Parquet file; it ends with its own length and 4 bytes more."""
+    """Return a Parquet file's metadata, which its length (4 bytes) and 4 magic bytes follow."""
     with file.open("rb") as content:
         content.seek(-8, 2)
         length = int.from_bytes(content.read(4), "little")
@@ -310,7 +306,7 @@ def _footer(file: Path) -> bytes:
 
 
 def _key(schema: pa.Schema) -> str | None:
-    """The first of `KEYS` that can name an image."""
+    """Return the first of `KEYS` that is a column of a suitable type."""
     for name in KEYS:
         if name in schema.names and _is_key(schema.field(name).type):
             return name
@@ -351,17 +347,17 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_ready(kind: pa.DataType) -> bool:
-    """Whether no value of this type is a picture in a file format."""
+    """Whether values of this type are always 28x28 pixels, never encoded pictures."""
     return bool(
         kind == pa.binary(IMAGE_BYTES) or (_is_list(kind) and kind.value_type == pa.uint8())
     )
 
 
 def _rows(piece: Piece, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """The rows of a piece, some at a time.
+    """Yield the rows of a piece in batches.
 
-    Row groups are the least that Parquet can find: where the piece begins within one, what is
-    before is decoded for nothing.
+    Parquet can seek only to row groups: if the piece starts within one, the rows before it are
+    decoded and discarded.
     """
     with _opened(piece.file) as opened:
         counts = [
@@ -383,7 +379,7 @@ def _rows(piece: Piece, columns: Columns) -> Iterator[pa.RecordBatch]:
 
 
 def _images(keys: pa.Array, values: pa.Array) -> Batch:
-    """Decode a column."""
+    """Decode a column of images."""
     ready = _all_ready(values)
     if ready is None:
         return _decoded(keys, (_content(value.as_py()) for value in values))
@@ -392,7 +388,7 @@ def _images(keys: pa.Array, values: pa.Array) -> Batch:
 
 
 def _all_ready(values: pa.Array) -> npt.NDArray[np.uint8] | None:
-    """The images ``[n, 28, 28]`` of a column where each is ready, which takes no copy of them."""
+    """Return a column's images as ``[n, 28, 28]`` without a copy; None unless all are ready."""
     if values.null_count:
         return None
     if _is_binary(values.type):
@@ -417,14 +413,14 @@ def _all_ready(values: pa.Array) -> npt.NDArray[np.uint8] | None:
 
 
 def _fixed(values: pa.Array) -> npt.NDArray[np.uint8]:
-    """The bytes ``[n, 784]`` of an array of fixed-size binary."""
+    """Return the bytes ``[n, 784]`` of a fixed-size binary array."""
     _, content = values.buffers()
     start = values.offset * IMAGE_BYTES
     pixels = np.frombuffer(content, np.uint8)[start : start + len(values) * IMAGE_BYTES]
     return pixels.reshape(-1, IMAGE_BYTES)
 
 
-# A picture to preprocess, or an image that is ready, or why there is neither.
+# A picture to preprocess, a ready image, or the reason why there is neither.
 Content = Path | bytes | Gray | PictureError
 
 
@@ -443,7 +439,7 @@ def _content(value: object) -> Content:
 
 
 def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
-    """Each of `contents` as MNIST would have it."""
+    """Convert `contents` to MNIST's format; record those that fail as problems."""
     images, problems = [], {}
     inked = np.zeros(len(keys), np.bool_)
     for place, content in enumerate(contents):
@@ -453,7 +449,7 @@ def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
             raise  # says nothing about the picture
         except PictureError as error:
             problems[place] = error.reason
-        except Exception as error:  # a defect that one picture of a million finds costs that one
+        except Exception as error:  # a bug that one picture triggers must not end the job
             problems[place] = f"{type(error).__name__}: {one_line(error)}"
         else:
             if image is not None:

@@ -1,4 +1,4 @@
-"""One part of a job: read its images, and write them as one Parquet file."""
+"""Process one part of a job: classify its images and write one Parquet file."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,48 +16,45 @@ from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256, write_bytes
 from mnist_cnn.reader.recognizer import NO_INK, Recognizer
 
-# In the output, until a part is whole.
-TEMPORARY = "_temporary"
-
-# Begins a warning where there is no reading at all.
-UNREADABLE = "could not be read: "
-UNREADABLE_COUNT = b"unreadable"  # of a part, in the metadata of its file
+TEMPORARY = "_temporary"  # subfolder of the output for unfinished parts
+UNREADABLE = "could not be read: "  # prefix of a warning
+UNREADABLE_COUNT = b"unreadable"  # key in the metadata of a part's file
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks have in common; `digest` is the model's SHA-256."""
+    """Settings common to all tasks; `digest` is the model's SHA-256."""
 
     output: Path
     model: Path
     digest: str
 
     def part(self, number: int) -> Path:
-        """Where a part belongs."""
+        """Return the path of a part."""
         return self.output / f"part-{number:06}.parquet"
 
 
 def is_done(job: Job, task: Task) -> bool:
-    """Whether the part of `task` is there and whole."""
+    """Whether the part of `task` exists and is complete."""
     try:
         return bool(pq.read_metadata(job.part(task.number)).num_rows == len(task))
-    except (pa.ArrowException, OSError):  # not there, or damaged
+    except (pa.ArrowException, OSError):  # missing or damaged
         return False
 
 
 def unreadable_count(part: Path) -> int:
-    """How many images of a part could not be read."""
+    """Return how many images of a part could not be read."""
     return int(pq.read_metadata(part).metadata[UNREADABLE_COUNT])
 
 
 def read_part(job: Job, task: Task) -> int:
-    """Read the images of a task and write its part; returns their number.
+    """Classify the images of a task, write its part, and return the number of images.
 
-    Any process may, on any machine that sees the same files, even two the same at once: both
-    write the same, each to a temporary file of its own.
+    Any process on any machine with the same files can do this. Two may even process the same task
+    at once: they write identical bytes, each to its own temporary file.
 
     Raises:
-        MnistCnnError: a Parquet file is damaged or changed, or the model is another one here.
+        MnistCnnError: a Parquet file is damaged or changed, or the model differs from the job's.
         OSError: the part cannot be written.
     """
     recognizer = _recognizer(job.model, job.digest)
@@ -88,16 +85,16 @@ def read_part(job: Job, task: Task) -> int:
 
 @cache
 def _recognizer(model: Path, digest: str) -> Recognizer:
-    """What reads in this process."""
+    """Load this process's recognizer once."""
     if sha256(model) != digest:
         raise MnistCnnError(f"{model} is not the model that the run began with")
-    cv2.setNumThreads(1)  # there are as many processes as processors
-    warnings.filterwarnings("ignore", module="PIL")  # on damage that is noted in our own words
+    cv2.setNumThreads(1)  # there is one process per core already
+    warnings.filterwarnings("ignore", module="PIL")  # damaged files: reported in our own words
     return Recognizer(model)
 
 
 def _predictions(recognizer: Recognizer, batch: Batch, key_name: str) -> pa.RecordBatch:
-    """What is read in a batch, as the columns of a part."""
+    """Classify a batch; return the columns of a part."""
     rows, labels = len(batch.keys), len(recognizer.labels)
     likeliest = np.zeros(rows, np.int64)
     notes = np.full(rows, NO_INK, np.object_)

@@ -1,8 +1,8 @@
-"""Read millions of images into a Parquet dataset, by several processes or a cluster.
+"""Classify millions of images into a Parquet dataset, by several processes or on a cluster.
 
-The images are cut into parts, each a fixed number of them in the order of the input. A part is
-read on its own, written to a temporary file, and renamed to its place. So its bytes depend on the
-input and the model alone: not on who reads it, beside what, or after which interruption.
+The input is divided, in order, into parts of a fixed number of images. Each part is processed
+independently, written to a temporary file, and renamed. Its bytes therefore depend only on the
+input and the model, not on the workers or on interruptions.
 """
 
 import fcntl
@@ -27,22 +27,22 @@ from mnist_cnn.reader.recognizer import Recognizer
 
 Engine = Literal["processes", "ray"]
 
-# Readers of datasets pass over names that begin so.
+# Readers of Parquet datasets skip names that start with an underscore.
 MANIFEST = "_manifest.json"
 FINISHED = "_SUCCESS"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run has: images, how many of them could not be read, and parts."""
+    """Counts of a finished run; `unreadable` is the number of images that could not be read."""
 
     images: int
     unreadable: int
     parts: int
-    kept: int  # of the parts, from an earlier run
+    kept: int  # parts reused from an earlier run
 
 
-# Does tasks by so many workers, None for one on each processor; yields the images in each one done.
+# Runs tasks on a number of workers (None: one per CPU); yields each finished task's image count.
 Run = Callable[[Job, list[Task], int | None], Generator[int, None, None]]
 
 
@@ -57,19 +57,19 @@ def score(
     workers: int | None = None,
     engine: Engine = "processes",
 ) -> Summary:
-    """Read all images of `source` into Parquet files in the folder `output`.
+    """Classify all images of `source` and write Parquet files to the folder `output`.
 
-    What an earlier run left there is kept, whether it was finished or killed.
+    Finished parts of an earlier run are reused.
 
     Args:
-        source: a Parquet file, a folder of such, or a folder of pictures.
-        output: a folder that is not there or is empty, or that holds what such a call made.
-        model: an ONNX file of the pipeline's; by default the package's own.
-        column: of the images, for Parquet.
-        key: the column that names them; by default `id` or `path`, else the row number.
-        size: images in a part; by default 1,024 to 65,536.
-        workers: at once; by default one on each processor.
-        engine: what runs them.
+        source: a Parquet file, a folder of Parquet files, or a folder of pictures.
+        output: a new or empty folder, or the output of an earlier run.
+        model: an ONNX file made by the pipeline; by default the packaged one.
+        column: the Parquet column of the images.
+        key: the Parquet column of their keys; by default `id` or `path`, else the row number.
+        size: images per part; by default 1,024 to 65,536.
+        workers: number of worker processes; by default one per CPU.
+        engine: how to run the workers.
 
     Raises:
         MnistCnnError: `source` or the model cannot be used, a Parquet file is damaged, `output`
@@ -78,7 +78,7 @@ def score(
     """
     run = _engine(engine)
     path = default_model() if model is None else model
-    Recognizer(path)  # refuses what the workers would
+    Recognizer(path)  # fails now if the model would fail in the workers
     if output.resolve().is_relative_to(source.resolve()):
         raise MnistCnnError(
             f"{output} is, or lies in, {source}, which is to be read; choose another"
@@ -93,7 +93,7 @@ def score(
 
 
 def _finish(job: Job, tasks: list[Task], run: Run, workers: int | None) -> Summary:
-    """Do those of `tasks` whose part is missing or damaged, and sum up all of them."""
+    """Run those of `tasks` whose part is missing or damaged; summarize all."""
     images = sum(map(len, tasks))
     waiting = [task for task in tasks if not is_done(job, task)]
     if waiting:
@@ -119,11 +119,11 @@ def _engine(name: Engine) -> Run:
 
 @contextmanager
 def _exclusive_lock(output: Path) -> Iterator[None]:
-    """Refuse `output` while another run writes to it; however that ends, its lock goes away."""
+    """Lock `output` or fail; the system releases the lock however the process ends."""
     output.mkdir(parents=True, exist_ok=True)
     folder = os.open(output, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems have no locks
+        with suppress(OSError):  # some network file systems do not support locks
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -134,7 +134,7 @@ def _exclusive_lock(output: Path) -> Iterator[None]:
 
 
 def _begin(output: Path, manifest: dict[str, Any]) -> None:
-    """Begin a run in `output`, or resume one with the same `manifest`."""
+    """Start a run in `output`, or resume one with the same `manifest`."""
     path = output / MANIFEST
     if path.is_file():
         try:
@@ -151,12 +151,12 @@ def _begin(output: Path, manifest: dict[str, Any]) -> None:
         raise MnistCnnError(f"{output} holds something else already; choose another output")
     else:
         write_json(path, manifest)
-    shutil.rmtree(output / TEMPORARY, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(output / TEMPORARY, ignore_errors=True)  # left by a killed run
 
 
 def _read_all(done: Generator[int, None, None], images: int, missing: int) -> None:
     with (
-        closing(done),  # which ends the workers, should anything happen here
+        closing(done),  # stops the workers if anything fails here
         tqdm(
             total=images, initial=images - missing, unit="image", unit_scale=True, disable=None
         ) as progress,

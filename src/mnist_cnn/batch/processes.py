@@ -1,4 +1,4 @@
-"""The tasks of a job in worker processes on this machine."""
+"""Run a job's tasks in worker processes on this machine."""
 
 import multiprocessing
 import os
@@ -17,18 +17,18 @@ from mnist_cnn.core.errors import MnistCnnError
 
 
 def by_processes(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, None, None]:
-    """Do `tasks` on this machine; yields the number of images in each one done.
+    """Run `tasks` on this machine; yield the number of images of each finished task.
 
     Raises:
-        MnistCnnError: what `read_part` raises, or a process was killed.
-        OSError: as `read_part`.
+        MnistCnnError: `read_part` raised it, or a worker was killed.
+        OSError: `read_part` raised it.
     """
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     if workers <= 1:
         for task in tasks:
             yield read_part(job, task)
         return
-    # A fork would copy the threads' locks of onnxruntime and Arrow, but not the threads.
+    # A fork would copy locks held by threads of onnxruntime and Arrow, but not the threads.
     context = multiprocessing.get_context("spawn")
     listening, lifeline = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(workers, context, exit_with_parent, (listening,))
@@ -56,12 +56,12 @@ def by_processes(job: Job, tasks: list[Task], workers: int | None) -> Generator[
 
 
 def exit_with_parent(lifeline: Connection) -> None:
-    """Begin a process that ends as soon as the other end is closed, or whoever holds it killed."""
+    """Initialize a worker to exit when the parent closes its end of `lifeline` or dies."""
 
     def watch() -> None:
         with suppress(EOFError):
             lifeline.recv()
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent handles it
     threading.Thread(target=watch, daemon=True).start()

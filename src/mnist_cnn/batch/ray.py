@@ -1,4 +1,4 @@
-"""The tasks of `mnist_cnn.batch.plan` on a Ray cluster, by Ray Data."""
+"""Run a job's tasks on a Ray cluster with Ray Data."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ from mnist_cnn.batch.inputs import Task
 from mnist_cnn.batch.parts import Job, read_part
 from mnist_cnn.core.errors import MnistCnnError, one_line
 
-STORE = 200_000_000  # bytes of memory that Ray shares; its blocks hold no more than names
+STORE = 200_000_000  # bytes for Ray's object store; blocks hold only task descriptions
 
 
 def by_ray(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, None, None]:
-    """Do `tasks` on the cluster that RAY_ADDRESS names, or else on one of this machine alone.
+    """Run `tasks` on the cluster at RAY_ADDRESS or, if unset, on a local one.
 
-    Its nodes need this package, and `job` and `tasks` must name the same files on each. Yields the
-    number of images in each task done. What a lost node was at is done by another.
+    Every node needs this package and the files of `job` and `tasks` at the same paths. Tasks of a
+    lost node are run by another. Yields the number of images of each finished task.
 
     Raises:
-        MnistCnnError: what `read_part` raises; there is no cluster, or Ray fails.
+        MnistCnnError: `read_part` failed, the cluster cannot be reached, or Ray fails.
     """
     if not tasks:
         return
@@ -61,14 +61,14 @@ def by_ray(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, N
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes, and say so at length."""
+    """Fail fast if the address is unreachable: Ray would retry for minutes, and log it all."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _attempt(job: Job, row: dict[str, Any]) -> dict[str, Any]:
-    """Ray would wrap what is raised into its own; another attempt would raise it again."""
+    """Run a task and return errors as text: Ray would wrap them and retry in vain."""
     try:
         return {"images": read_part(job, row["task"]), "problem": ""}
     except (MnistCnnError, OSError) as error:
