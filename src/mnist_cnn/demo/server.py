@@ -1,7 +1,7 @@
-"""A local page to draw digits on: page.html, and the server that reads for it.
+"""Local server for page.html, a page to draw digits on.
 
-The page sends pictures and draws what comes back: how a picture becomes a digit is said once, in
-Python, and the demo cannot differ from the rest of the package.
+The page sends pictures and shows the response. All preprocessing happens here, in Python, so that
+the demo cannot differ from the rest of the package.
 """
 
 import base64
@@ -24,25 +24,25 @@ from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
 PAGE = Path(__file__).with_name("page.html")
 METHODS = {"/": ("GET", "HEAD"), "/predict": ("POST",)}
-MAX_UPLOAD_BYTES = 10_000_000  # a phone's photograph has 3 to 8 MB
-STALLED = 10  # seconds without a byte, after which a connection is given up
+MAX_UPLOAD_BYTES = 10_000_000  # a phone's photo has 3 to 8 MB
+STALLED = 10  # seconds without a byte until a connection is closed
 
 
 def serve(server: "DemoServer", open_browser: bool = True) -> None:
-    """Serve the page until Ctrl-C, and show it in a browser at once if `open_browser`."""
+    """Serve the page until Ctrl-C; if `open_browser`, open it in a browser."""
     if open_browser:
-        # A browser in the terminal would keep us from serving until it is closed.
+        # In a thread, since a browser in the terminal blocks until it is closed.
         threading.Thread(target=webbrowser.open, args=[server.address], daemon=True).start()
     with suppress(KeyboardInterrupt):
         server.serve_forever()
 
 
 def make_server(recognizer: Recognizer, port: int) -> "DemoServer":
-    """The demo's server, listening on 127.0.0.1 alone, not yet serving.
+    """Create the demo's server, which listens on 127.0.0.1 only and is not serving yet.
 
     Args:
-        recognizer: what reads.
-        port: 0 takes any free one.
+        recognizer: classifies the pictures.
+        port: TCP port; 0 for any free one.
 
     Raises:
         MnistCnnError: the port cannot be used.
@@ -56,16 +56,16 @@ def make_server(recognizer: Recognizer, port: int) -> "DemoServer":
 
 
 class DemoServer(ThreadingHTTPServer):
-    """Serves the page at `address`."""
+    """HTTP server of the page at `address`."""
 
-    # Where the standard library shares ports, a second demo would get half of our requests.
+    # With port reuse, a second demo on the same port would get half of the requests.
     allow_reuse_port = False
 
     def __init__(self, recognizer: Recognizer, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Requests)
         self.recognizer = recognizer
         self.address = f"http://127.0.0.1:{self.server_port}/"
-        suffix = "" if self.server_port == 80 else f":{self.server_port}"  # as browsers say it
+        suffix = "" if self.server_port == 80 else f":{self.server_port}"  # browsers omit port 80
         self.hosts = (f"127.0.0.1{suffix}", f"localhost{suffix}")
         page = PAGE.read_text(encoding="utf-8")
         for name, value in {
@@ -88,27 +88,27 @@ class DemoServer(ThreadingHTTPServer):
                 ]
             ),
             "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "same-origin",  # with none, some browsers hide the origin from us
+            "Referrer-Policy": "same-origin",  # with no-referrer, some browsers hide the origin
             "Cache-Control": "no-store",
         }
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report a defect; a browser that leaves before its answer is none."""
+        """Report errors other than a browser that disconnects before the response."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Requests(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps the connection from stroke to stroke
+    protocol_version = "HTTP/1.1"  # keeps the connection open between strokes
     timeout = STALLED
-    disable_nagle_algorithm = True  # else an answer's second packet waits 40 ms for the browser
+    disable_nagle_algorithm = True  # otherwise a response's second packet waits 40 ms
     server: DemoServer
 
     def do_GET(self) -> None:
         hosts = self.headers.get_all("Host", [])
         origin = self.headers.get("Origin")
         methods = METHODS.get(self.path.partition("?")[0])
-        # Another site may have its name point here (DNS rebinding), or post here from its pages.
+        # Another site may point its name here (DNS rebinding) or post here from its pages.
         if len(hosts) != 1 or hosts[0] not in self.server.hosts:
             self._refuse(HTTPStatus.FORBIDDEN, f"only {self.server.hosts[0]} is served")
         elif origin not in (None, f"http://{hosts[0]}"):
@@ -137,7 +137,7 @@ class _Requests(BaseHTTPRequestHandler):
             )
             return
         picture = self.rfile.read(int(length))
-        if len(picture) < int(length):  # the browser has left
+        if len(picture) < int(length):  # the browser disconnected
             self.close_connection = True
             return
         try:
@@ -148,7 +148,7 @@ class _Requests(BaseHTTPRequestHandler):
             self._send_json(HTTPStatus.OK, _as_json(prediction))
 
     def _refuse(self, status: HTTPStatus, message: str, **headers: str) -> None:
-        # What follows on this connection is a body that nobody reads.
+        # Close the connection, since the request's body was not read.
         self._send_json(status, {"error": message}, Connection="close", **headers)
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any], **headers: str) -> None:
@@ -170,11 +170,11 @@ class _Requests(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a line per stroke helps nobody."""
+        """Log nothing: a line per stroke helps nobody."""
 
 
 def _hash_of(tag: str, page: str) -> str:
-    """What allows the page's one `tag`, and no other, in a Content-Security-Policy."""
+    """Return the Content-Security-Policy hash that allows only the page's own `tag`."""
     [content] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
