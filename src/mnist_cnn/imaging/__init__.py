@@ -1,1 +1,1 @@
-"""From any picture to 28x28 images as MNIST has them."""
+"""Convert any picture to 28x28 images in MNIST's format."""

@@ -1,11 +1,11 @@
-"""A rectangle in a picture."""
+"""Rectangles in a picture."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of whole pixels: from `left` and `top` to before `right` and `bottom`."""
+    """A rectangle in whole pixels; `right` and `bottom` are exclusive."""
 
     left: int
     top: int
@@ -14,15 +14,15 @@ class Box:
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width in pixels."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         return self.bottom - self.top
 
     def scaled(self, factor: float) -> "Box":
-        """In a picture `factor` times as large."""
+        """Return the same box in a picture `factor` times as large."""
         sides = (self.left, self.top, self.right, self.bottom)
         return Box(*(round(factor * side) for side in sides))

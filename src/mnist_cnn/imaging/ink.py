@@ -1,4 +1,4 @@
-"""From gray levels to ink: what is pen, and what is paper."""
+"""Separate ink from paper in gray levels."""
 
 from typing import cast
 
@@ -10,29 +10,29 @@ from mnist_cnn.imaging.load import Gray
 
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-MIN_CONTRAST = 0.08  # share of the range from black to white; below it, nothing is told from paper
-NOISE = 5.0  # standard deviations of the paper's grain, which ink must exceed
+MIN_CONTRAST = 0.08  # least contrast of ink, as a fraction of the range from black to white
+NOISE = 5.0  # least contrast of ink, in standard deviations of the paper's grain
 
-# The grid of points on which paper is told from ink, and the terms of a quadratic surface there.
+# The grid of points on which the paper is estimated, and a quadratic surface's terms there.
 GRID = 24
 _ROW, _COLUMN = (axis.ravel() for axis in np.mgrid[-1 : 1 : GRID * 1j, -1 : 1 : GRID * 1j])
 TERMS = np.stack([np.ones_like(_ROW), _ROW, _COLUMN, _ROW**2, _ROW * _COLUMN, _COLUMN**2], axis=-1)
 EDGE = np.maximum(np.abs(_ROW), np.abs(_COLUMN)) > 0.85
-TRUST = np.where(EDGE, 1.0, 0.1)  # what surrounds a drawing is paper
+TRUST = np.where(EDGE, 1.0, 0.1)  # the border of a picture is most likely paper
 
 
 def find_ink(gray: Gray) -> Plane:
-    """How much ink is where: float32 ``[height, width]``, 0 is paper and 1 the pen's full color.
+    """Return the amount of ink per pixel, float32 ``[height, width]``: 0 is paper, 1 is full ink.
 
-    Dark on light or light on dark, whichever is the smaller part of the picture. Uneven light,
-    shadows and the paper's texture are removed. Without any ink, all is 0.
+    Ink may be dark on light or light on dark: it is whichever covers less of the picture. Uneven
+    light, shadows and the paper's texture are removed. Without any ink, all is 0.
     """
     light = np.divide(gray, 255, dtype=np.float32)
     raised = light - _smooth_surface(light)
     if float((raised**3).mean()) < 0:
         raised, light = -raised, -light
-    # No stroke is half as wide as the picture. Once it is known how wide they are, they are told
-    # from all that is wider, and the surface, which blurs a shadow's edge, is not needed.
+    # No stroke is half as wide as the picture. Once the stroke width is known, everything wider
+    # is removed; that works on the light itself, as the surface would blur a shadow's edge.
     widest = min(gray.shape) // 2
     ink, threshold = _above_paper(raised, widest)
     if threshold is not None and (narrower := 4 * pen_width(ink > threshold)) < 0.7 * widest:
@@ -40,32 +40,32 @@ def find_ink(gray: Gray) -> Plane:
     if threshold is None:
         return np.zeros_like(ink)
     usual, strong = np.percentile(ink[ink > threshold], [50, 90])
-    # A third of the strongest ink is more than a ruled line; half is what a digit in a shadow has.
+    # Ruled lines have less than a third of the strongest ink; digits in a shadow reach half.
     ink[~with_core(ink > strong / 3, ink > strong / 2)] = 0
-    # Around the edges lies what a JPEG makes of them, which would count as the digit's own size.
+    # Remove JPEG artifacts around strokes, which would count towards the digit's size.
     ink[ink < strong / 6] = 0
     return np.asarray(np.clip(ink / usual, 0, 1), np.float32)
 
 
 def _above_paper(raised: Plane, widest: int) -> tuple[Plane, float | None]:
-    """What rises above its surroundings over less than `widest` pixels, and what of it is ink."""
+    """Return what is raised over less than `widest` pixels; and ink's threshold, None if no ink."""
     ink = raised - _plateaus(raised, widest)
     ink -= np.float32(np.median(ink))
     # Grain is finer than any stroke, and shading is coarser.
     fineness = min(max(min(ink.shape) / 70, 0.6), 3)
     grain = np.abs(ink - cv2.GaussianBlur(ink, (0, 0), fineness))
-    deviation = 1.4826 * float(np.median(grain))  # as of a normal distribution
+    deviation = 1.4826 * float(np.median(grain))  # for a normal distribution
     return ink, _threshold(ink, max(MIN_CONTRAST, NOISE * deviation))
 
 
 def _smooth_surface(light: Plane) -> Plane:
-    """The paper's brightness: the quadratic surface that most pixels are near."""
+    """Estimate the paper's brightness by a robust fit of a quadratic surface."""
     small = cv2.resize(light, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel()
     near = np.full_like(small, np.median(small[EDGE]))
     for _ in range(8):
         gap = np.abs(small - near)
         scale = max(float(np.median(gap)), 0.01)
-        weight = TRUST / (1 + (gap / scale) ** 2)  # Cauchy's: what is far hardly counts
+        weight = TRUST / (1 + (gap / scale) ** 2)  # Cauchy weights: outliers hardly count
         weighted = TERMS.T * weight
         solution = np.linalg.solve(weighted @ TERMS, weighted @ small)
         near = TERMS @ solution
@@ -75,15 +75,15 @@ def _smooth_surface(light: Plane) -> Plane:
 
 
 def _plateaus(raised: Plane, widest: int) -> Plane:
-    """What is raised over `widest` pixels and more, by a morphological opening."""
+    """Keep only what is at least `widest` pixels wide, by a morphological opening."""
     height, width = raised.shape
     scale = min(1.0, 128 / max(height, width))
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
     small = cv2.resize(raised, size, interpolation=cv2.INTER_AREA)
-    if min(size) > 40:  # else a stroke is not much wider than the filter
+    if min(size) > 40:  # otherwise a stroke is not much wider than the filter
         small = cv2.GaussianBlur(small, (5, 5), 0)
     side = round(scale * widest) | 1
-    # Beyond the edge is more of the same, else a stroke that meets it would be a plateau.
+    # Replicate the border, or a stroke that touches it would be a plateau.
     padded = cv2.copyMakeBorder(small, side, side, side, side, cv2.BORDER_REPLICATE)
     opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     opened = opened[side:-side, side:-side]
@@ -91,17 +91,17 @@ def _plateaus(raised: Plane, widest: int) -> Plane:
 
 
 def pen_width(drawn: Mask) -> float:
-    """In pixels, of the broader strokes; 0 where nothing is drawn."""
+    """Return the width, in pixels, of the broader strokes; 0 if nothing is drawn."""
     if not drawn.any():
         return 0
-    # A stroke may meet the edge, beyond which there is none.
+    # Strokes end at the edge of the picture.
     padded = np.pad(drawn, 1)
     distance = cv2.distanceTransform(padded.astype(np.uint8), cv2.DIST_L2, 5)
     return 2 * float(np.percentile(distance[padded], 95))
 
 
 def _threshold(ink: Plane, floor: float) -> float | None:
-    """What tells ink from paper, which is around 0; None where nothing is above `floor`.
+    """Find the threshold between ink and paper, which is around 0; None if all is below `floor`.
 
     Source: T. W. Ridler, S. Calvard, "Picture thresholding using an iterative selection method",
     IEEE Transactions on Systems, Man and Cybernetics 8 (1978): midway between the two means.
@@ -120,7 +120,7 @@ def _threshold(ink: Plane, floor: float) -> float | None:
 
 
 def with_core(wide: Mask, core: Mask) -> Mask:
-    """The connected parts of `wide` that hold a pixel of `core`, and one pixel around them."""
+    """Keep the connected parts of `wide` that contain a pixel of `core`; dilate them by a pixel."""
     _, labels = cv2.connectedComponents(wide.astype(np.uint8), connectivity=8)
     kept = np.zeros(int(labels.max()) + 1, np.bool_)
     kept[labels[core]] = True

@@ -1,4 +1,4 @@
-"""Any picture as gray levels: decoded, upright, over white, and of bounded size."""
+"""Load any picture as gray levels: decoded, upright, on white, and of bounded size."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -18,26 +18,23 @@ from mnist_cnn.core.errors import MnistCnnError, one_line
 Picture = str | PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
 Gray = npt.NDArray[np.uint8]
 
-# What people send. Others are refused before their decoder sees a byte: one of Pillow's starts
-# another program (EPS).
+# Other formats are refused before Pillow decodes anything: its EPS decoder runs another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".pgm", ".ppm", ".pbm", ".webp", ".tif", ".tiff"}
 )
-MAX_PIXELS = 50_000_000  # of a good camera; decoded and copied, up to 800 MB
+MAX_PIXELS = 50_000_000  # a good camera's; up to 800 MB when decoded and copied
 MAX_FILE_BYTES = 256_000_000
-MAX_SIDE = 2_000  # a page of handwriting is read as well from this as from more
-
-# An alpha channel that differs by less has no drawing in it.
-FLAT = 8
+MAX_SIDE = 2_000  # more pixels do not improve accuracy on a page of handwriting
+FLAT = 8  # a channel with a smaller range of values contains no drawing
 
 
 class PictureError(MnistCnnError):
     """A picture cannot be used.
 
     Attributes:
-        reason: why, such as ``is empty``.
-        source: the path of the picture; None where it was given as bytes, an image or an array.
+        reason: why, for example ``is empty``.
+        source: path of the picture; None if it was given as bytes, an image or an array.
     """
 
     def __init__(self, reason: str, source: str | None = None) -> None:
@@ -50,13 +47,13 @@ class PictureError(MnistCnnError):
 
 
 def source_of(picture: Picture) -> str | None:
-    """The path of `picture`, as it was given; None where it is no path."""
+    """Return the path of `picture` as given; None if it is not a path."""
     return fspath(picture) if isinstance(picture, str | PathLike) else None
 
 
 @contextmanager
 def naming_source(picture: Picture) -> Iterator[None]:
-    """Within the block, a `PictureError` gets `picture` as its source."""
+    """Set the source of any `PictureError` raised in the block to `picture`."""
     try:
         yield
     except PictureError as error:
@@ -65,10 +62,10 @@ def naming_source(picture: Picture) -> Iterator[None]:
 
 
 def find_pictures(names: Iterable[str]) -> Iterator[str]:
-    """The pictures that `names` stand for: files, folders and all below them, patterns, and ``-``.
+    """Expand `names`: files, folders (with subfolders), glob patterns, and ``-``.
 
-    In the order of `names`, and by name within a folder or a pattern. What is not there stays,
-    for the reader to complain of.
+    Yields in the order of `names`; within a folder or a pattern, sorted by name. Missing files are
+    yielded too, so that loading them reports the error.
     """
     for name in names:
         path = Path(name)
@@ -76,7 +73,7 @@ def find_pictures(names: Iterable[str]) -> Iterator[str]:
             yield from sorted(
                 str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES
             )
-        # Path.glob takes no absolute patterns.
+        # Path.glob does not accept absolute patterns.
         elif not path.exists() and (matching := sorted(glob(name, recursive=True))):  # noqa: PTH207
             yield from matching
         else:
@@ -86,24 +83,23 @@ def find_pictures(names: Iterable[str]) -> Iterator[str]:
 def load_gray(picture: Picture) -> Gray:
     """Decode `picture` into gray levels, uint8 ``[height, width]``, 0 is black.
 
-    Turned as its EXIF orientation says; what is transparent is white, or, where the drawing
-    itself is white, black; of several frames the first. Pictures longer than `MAX_SIDE`
-    are reduced to it.
+    The EXIF orientation is applied. Transparency becomes white, or black if the drawing is white.
+    Only the first frame is used. Pictures longer than `MAX_SIDE` are downscaled to it.
 
     Args:
-        picture: a file's path or content; an image of Pillow's; or an array
-            ``[height, width]``, or with a last axis of 1, 3 (RGB) or 4 (RGBA) channels, of
-            bool, uint8, uint16, or floats from 0 to 1.
+        picture: a file's path or content; a Pillow image; or an array ``[height, width]``,
+            optionally with a last axis of 1, 3 (RGB) or 4 (RGBA) channels, of bool, uint8,
+            uint16, or floats from 0 to 1.
 
     Raises:
-        PictureError: it cannot be read, is no picture, or is too large.
-        TypeError: `picture` is none of these.
+        PictureError: `picture` cannot be read, is not a picture, or is too large.
+        TypeError: `picture` has another type.
     """
     return load_reduced(picture)[0]
 
 
 def load_reduced(picture: Picture) -> tuple[Gray, float]:
-    """What `load_gray` gives, and by how much it was reduced: 2 where each side was halved."""
+    """Load as `load_gray` does; also return the reduction, for example 2 for halved sides."""
     if isinstance(picture, np.ndarray):
         return _to_gray(_from_array(picture))
     if isinstance(picture, Image.Image):
@@ -137,7 +133,7 @@ def _decode(file: IO[bytes], size: int) -> tuple[Gray, float]:
         raise PictureError(
             f"has more than the {MAX_PIXELS:,} pixels allowed; make it smaller"
         ) from None
-    except Exception:  # a damaged header makes Pillow's plugins raise anything
+    except Exception:  # on a damaged header, Pillow's plugins may raise anything
         raise PictureError(
             f"is not a picture in a format that is read ({', '.join(FORMATS)})"
         ) from None
@@ -156,7 +152,7 @@ def _to_gray(image: Image.Image) -> tuple[Gray, float]:
         raise PictureError("has no pixels")
     try:
         if image.format == "JPEG":
-            image.draft("L", (MAX_SIDE, MAX_SIDE))  # decodes no more than is needed
+            image.draft("L", (MAX_SIDE, MAX_SIDE))  # decodes at a lower resolution if possible
         gray = _levels(ImageOps.exif_transpose(image))
     except Exception as error:  # as above, for a damaged body
         raise PictureError(f"is damaged ({one_line(error)})") from None
@@ -169,7 +165,7 @@ def _to_gray(image: Image.Image) -> tuple[Gray, float]:
 
 
 def _levels(image: Image.Image) -> Gray:
-    """The gray levels of a decoded image in any of Pillow's modes."""
+    """Convert a Pillow image of any mode to gray levels."""
     factor = max(1, max(image.size) // MAX_SIDE)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
@@ -195,7 +191,7 @@ def _levels(image: Image.Image) -> Gray:
 
 
 def _stretched(values: npt.NDArray[np.generic], most: float | None) -> Gray:
-    """As uint8, from 0 to `most`, or over the values' own range where that is None."""
+    """Scale to uint8 from 0 to `most`, or from the values' own range if `most` is None."""
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise ValueError("a value is not finite")
@@ -225,7 +221,7 @@ def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
     elif values.dtype == np.uint16:
         levels = _stretched(values, 65_535)
     elif np.issubdtype(values.dtype, np.floating):
-        # A NaN compares false with everything, so the test says what is fine.
+        # Comparisons with NaN are false, so test for the valid range.
         if not (float(values.min()) >= 0 and float(values.max()) <= 1):
             raise PictureError("has floats outside 0 to 1, or NaN; scale it to 0 to 1")
         levels = _stretched(values, 1)

@@ -1,4 +1,4 @@
-"""From ink to digits: connected parts, joined into digits and lines."""
+"""Segment ink into digits: connected parts, joined into digits and lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import Plane
 from mnist_cnn.imaging.load import PictureError
 
-MAX_PARTS = 2_000  # on one page, beyond which it is noise; the time to join them is quadratic
+MAX_PARTS = 2_000  # per page; more are noise, and joining them takes quadratic time
 
 
 @dataclass(frozen=True)
 class Part:
-    """Ink that hangs together.
+    """One or several connected components of ink.
 
     Attributes:
-        box: around it.
-        area: in pixels.
-        labels: by which its pixels are known in the label plane.
+        box: bounding box.
+        area: number of pixels.
+        labels: values of its pixels in the label plane.
     """
 
     box: Box
@@ -31,7 +31,7 @@ class Part:
 
     @classmethod
     def of(cls, parts: Sequence["Part"]) -> "Part":
-        """All `parts` as one."""
+        """Merge `parts` into one."""
         return cls(
             box=Box(
                 min(part.box.left for part in parts),
@@ -45,7 +45,7 @@ class Part:
 
 
 def _parts(ink: Plane) -> tuple[list[Part], npt.NDArray[np.int32]]:
-    """The connected parts of `ink`, and the plane that says which pixel is of which."""
+    """Return the connected components of `ink`, and the plane with each pixel's label."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         (ink > 0).astype(np.uint8), connectivity=8
     )
@@ -64,9 +64,9 @@ def _cut(ink: Plane, labels: npt.NDArray[np.int32], part: Part) -> Plane:
 
 
 def whole(ink: Plane) -> Plane | None:
-    """The ink of a picture that holds one digit, cut out; None where there is none.
+    """Crop a picture of one digit to the digit's ink; None if there is none.
 
-    Specks are left out, and what reaches in from the edge beside a digit that does not.
+    Leaves out specks. If the digit does not touch the edge, also leaves out all parts that do.
     """
     parts, labels = _parts(ink)
     if not parts:
@@ -87,7 +87,7 @@ def whole(ink: Plane) -> Plane | None:
 
 
 def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
-    """Cut a page of digits into one piece each, with its box: line by line, from left to right.
+    """Crop each digit of a page, with its box: line by line, from left to right.
 
     Raises:
         PictureError: there are more than `MAX_PARTS`.
@@ -95,7 +95,7 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     parts, labels = _parts(ink)
     if not parts:
         return []
-    # The height of a digit is that of most of the ink, not of most of the parts: dots and crumbs.
+    # The median by area, not by count, since most parts may be dots and crumbs.
     by_height = sorted(parts, key=lambda part: part.box.height)
     passed = np.cumsum([part.area for part in by_height])
     usual = by_height[int(np.searchsorted(passed, passed[-1] / 2))].box.height
@@ -113,23 +113,23 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
 
 
 def _joined(parts: Sequence[Part], usual: int) -> list[Part]:
-    """Join what lies over one another within a digit's height, as the bar of a 5 and the rest."""
-    process_group: list[Part] = []
+    """Join parts above one another within a digit's height, such as the bar of a 5 and the rest."""
+    groups: list[Part] = []
     for part in sorted(parts, key=lambda part: part.area, reverse=True):
-        for place, other in enumerate(process_group):
+        for place, other in enumerate(groups):
             both = Part.of([other, part])
             shared = part.box.width + other.box.width - both.box.width
             narrower = min(part.box.width, other.box.width)
             if shared > 0.5 * narrower and both.box.height < 1.4 * usual:
-                process_group[place] = both
+                groups[place] = both
                 break
         else:
-            process_group.append(part)
-    return process_group
+            groups.append(part)
+    return groups
 
 
 def _lines(parts: Sequence[Part]) -> list[list[Part]]:
-    """From the top; each from left to right, its digits on a height with the one before."""
+    """Group digits that overlap vertically into lines, top to bottom, each from left to right."""
     lines: list[list[Part]] = []
     for part in sorted(parts, key=lambda part: part.box.left):
         nearest, most = None, 0.4
