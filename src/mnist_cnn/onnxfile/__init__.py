@@ -1,1 +1,1 @@
-"""The exported ONNX files: what they promise, and how they are opened."""
+"""The contract of exported ONNX files, and how to open them."""

@@ -1,4 +1,4 @@
-"""The SHA-256 that an ONNX file carries of itself, so that one flipped bit is noticed.
+"""SHA-256 embedded in an ONNX file, which detects even one flipped bit.
 
 Needs neither torch nor the onnx package.
 """
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 _BLANK = b"0" * 64
 
-# As protocol buffers write a property: its key, then field 2 (0x12), 64 bytes long, the value.
+# Protocol Buffers encoding of a property: the key, then field 2 (0x12), of 64 bytes, the value.
 _NOTED = re.compile(re.escape(CHECKSUM_KEY.encode()) + rb"\x12\x40([0-9a-f]{64})", re.DOTALL)
 
 
 def add_checksum(model: "ModelProto") -> bytes:
-    """The file of `model`, which is changed by nothing but the added property."""
+    """Add the checksum property to `model`, and return the serialized file."""
     noted = model.metadata_props.add()
     noted.key, noted.value = CHECKSUM_KEY, _BLANK.decode()
     content = model.SerializeToString()
@@ -29,7 +29,7 @@ def add_checksum(model: "ModelProto") -> bytes:
 
 
 def is_damaged(content: bytes) -> bool:
-    """Whether a file of ONNX carries a SHA-256 that its content does not have."""
+    """Whether an ONNX file's embedded SHA-256 contradicts its content; False if it has none."""
     noted = _NOTED.search(content)
     if noted is None:
         return False

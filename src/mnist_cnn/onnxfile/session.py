@@ -11,24 +11,19 @@ from mnist_cnn.core.location import ONNX_MODEL
 from mnist_cnn.onnxfile.checksum import is_damaged
 from mnist_cnn.onnxfile.contract import INPUT, LOGIT_THRESHOLDS_KEY, OUTPUTS
 
-# In bytes; 2,000 times what the pipeline makes.
-MAX_MODEL_BYTES = 100_000_000
-
-# Larger batches fall out of the processor's cache.
-BATCH = 32
+MAX_MODEL_BYTES = 100_000_000  # 2,000 times the size of the pipeline's model
+BATCH = 32  # larger batches do not fit the processor's cache
 
 
 def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
     """Open an ONNX file for the CPU, on one thread.
 
     Args:
-        path: of the file.
-        as_written: run it without optimization, which takes longer, and gives the same bits on
-            every processor.
+        path: the file.
+        as_written: disable graph optimization: slower, but the same bits on every processor.
 
     Raises:
-        MnistCnnError: there is no such file, it is damaged or too large, or onnxruntime cannot
-            read it.
+        MnistCnnError: the file is missing, damaged or too large, or onnxruntime cannot read it.
     """
     if not path.is_file():
         raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
@@ -54,21 +49,21 @@ def open_content(
         MnistCnnError: onnxruntime cannot read it.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # one rounding, however many cores there are
+    options.intra_op_num_threads = 1  # the same rounding for any number of cores
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's failures share no other base
+    except Exception as error:  # onnxruntime's errors share no other base class
         reason = one_line(error).rpartition(" : ")[2]
         raise MnistCnnError(f"{name} is not a usable ONNX model: {reason}") from None
 
 
 def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
-    """Open an ONNX file as `open_model` does, and check its inputs and outputs by the contract.
+    """Open an ONNX file as `open_model` does, and check its inputs and outputs.
 
     Raises:
-        MnistCnnError: what `open_model` raises, or it takes or gives something else.
+        MnistCnnError: `open_model` raised it, or the inputs or outputs break the contract.
     """
     session = open_model(path, as_written)
     inputs = [(value.name, value.type) for value in session.get_inputs()]
@@ -82,7 +77,7 @@ def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSe
 
 
 def read_logit_thresholds(session: onnxruntime.InferenceSession) -> list[float]:
-    """The bound of each label, below which an image may be no digit; none where none is noted."""
+    """Return each label's threshold, below which an image may not be a digit; empty if not set."""
     noted = session.get_modelmeta().custom_metadata_map.get(LOGIT_THRESHOLDS_KEY)
     return [float(bound) for bound in noted.split(",")] if noted else []
 
@@ -92,7 +87,7 @@ def read_logits(
     images: npt.NDArray[np.uint8],
     batch_size: int = BATCH,
 ) -> npt.NDArray[np.float32]:
-    """Logits, ``[n, classes]``, of uint8 ``[n, 28, 28]``, by a model of the pipeline."""
+    """Return logits ``[n, classes]`` of uint8 ``[n, 28, 28]``, n at least 1, in batches."""
     return run_batches(session, OUTPUTS[:1], images, batch_size)[0]
 
 
@@ -102,7 +97,7 @@ def run_batches(
     images: npt.NDArray[np.uint8],
     batch_size: int = BATCH,
 ) -> list[npt.NDArray[np.float32]]:
-    """Each of `outputs`, ``[n, classes]``, of uint8 ``[n, 28, 28]``, n at least 1, in batches."""
+    """Return each of `outputs`, ``[n, classes]``, for uint8 ``[n, 28, 28]``, n at least 1."""
     batches = [
         session.run(outputs, {INPUT: images[start : start + batch_size]})
         for start in range(0, len(images), batch_size)

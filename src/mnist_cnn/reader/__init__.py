@@ -1,1 +1,1 @@
-"""The public reader of digits."""
+"""The public API for reading digits."""

@@ -1,4 +1,4 @@
-"""Draw what was read into the picture it was read in."""
+"""Draw predictions onto their picture."""
 
 import io
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ SURE, DOUBTFUL = "#1a7f37", "#c62828"
 
 
 def draw_boxes(picture: str | bytes, predictions: Sequence[Prediction], path: Path) -> None:
-    """Write `picture`, upright, to `path`, with a box and a label around each of `predictions`.
+    """Write `picture`, upright, to `path`, with a box and a label for each of `predictions`.
 
-    Boxes are green, or red where there is a warning.
+    Boxes are green, or red if there is a warning.
 
     Raises:
-        MnistCnnError: the name of `path` has no ending of a picture's format.
-        OSError: it cannot be written.
+        MnistCnnError: the suffix of `path` is not that of a picture format.
+        OSError: `path` cannot be written.
     """
     form = Image.registered_extensions().get(path.suffix.lower())
     if form not in Image.SAVE:

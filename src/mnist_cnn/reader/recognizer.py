@@ -1,4 +1,4 @@
-"""Read digits in any picture by an exported network; needs neither torch nor the pipeline."""
+"""Read digits in any picture with an exported model; needs neither torch nor the pipeline."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,33 +30,33 @@ from mnist_cnn.onnxfile.session import BATCH, open_reader, read_logit_thresholds
 
 NO_INK = "no ink was found"
 NO_DIGIT = "may not be a digit"
-UNSURE = "may be another digit"  # each other one may be less likely, but not all together
+UNSURE = "may be another digit"  # all other labels together are more likely
 
-# What they say where the labels are no digits.
+# The same two, for labels that are not digits.
 NO_CLASS = "may be of no class"
 UNSURE_CLASS = "may be of another class"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is read in one picture, or in one box of it.
+    """Prediction for one picture, or for one box in it.
 
     Attributes:
-        label: the likeliest digit; None where there is no ink.
-        probability: of `label`, from 0 to 1; 0 where there is none.
-        probabilities: of each label, in the model's order; empty where there is no ink.
-        warning: why this should not be trusted; None where nothing speaks against it.
-        image: what the network saw, uint8 ``[28, 28]``; None where there is no ink.
-        box: where in the picture, in its own pixels, once turned upright; None for all of it.
-        line: of the page, from 1; None without a box.
-        source: the path of the picture; None where it was given as bytes, an image or an array.
+        label: the most likely label; None without ink.
+        probability: probability of `label`, from 0 to 1; 0 without ink.
+        probabilities: probability of each label, in the model's order; empty without ink.
+        warning: why the prediction should not be trusted; None if there is no reason.
+        image: the network's input, uint8 ``[28, 28]``; None without ink.
+        box: location in pixels of the upright picture; None for the whole picture.
+        line: number of the line on the page, from 1; None without a box.
+        source: path of the picture; None if it was given as bytes, an image or an array.
     """
 
     label: str | None
     probability: float
-    probabilities: Mapping[str, float] = field(repr=False)  # of ten labels, and 784 pixels, would
+    probabilities: Mapping[str, float] = field(repr=False)  # too long for one line
     warning: str | None
-    image: Gray | None = field(repr=False)  # make a line into a page
+    image: Gray | None = field(repr=False)  # also too long
     box: Box | None = None
     line: int | None = None
     source: str | None = None
@@ -64,12 +64,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class BatchPrediction:
-    """What is read in n images.
+    """Predictions for n images.
 
     Attributes:
-        likeliest: int64 ``[n]``, the place of each one's label in the model's order.
+        likeliest: int64 ``[n]``, index of each image's most likely label.
         probabilities: float32 ``[n, labels]``.
-        warnings: n of them, as in `Prediction`.
+        warnings: one per image, as in `Prediction`.
     """
 
     likeliest: npt.NDArray[np.int64]
@@ -77,22 +77,22 @@ class BatchPrediction:
     warnings: list[str | None]
 
     def rows(self) -> Iterator[tuple[int, npt.NDArray[np.float32], str | None]]:
-        """The three for each image."""
+        """Yield the three values of each image."""
         return zip(self.likeliest.tolist(), self.probabilities, self.warnings, strict=True)
 
 
 class Recognizer:
     """Reads digits in pictures.
 
-    A picture is a file's path or content, an image of Pillow's, or an array; `load_gray` of
-    `mnist_cnn.imaging.load` says which arrays.
+    A picture is a file's path or content, a Pillow image, or an array; see
+    `mnist_cnn.imaging.load.load_gray` for the arrays.
     """
 
     def __init__(self, model: str | PathLike[str] | None = None) -> None:
-        """Open `model`, an ONNX file of the pipeline's; by default the package's own.
+        """Open `model`, an ONNX file made by the pipeline; by default the packaged one.
 
         Raises:
-            MnistCnnError: it cannot be used.
+            MnistCnnError: the model cannot be used.
         """
         path = default_model() if model is None else Path(model)
         self._session = open_reader(path)
@@ -106,10 +106,10 @@ class Recognizer:
         self._logit_thresholds = np.asarray(read_logit_thresholds(self._session), np.float32)
 
     def predict(self, picture: Picture) -> Prediction:
-        """Read a picture that holds one digit.
+        """Classify a picture of one digit.
 
         Raises:
-            PictureError: it cannot be used as a picture.
+            PictureError: the picture cannot be used.
         """
         return next(self.predict_many([picture]))
 
@@ -118,15 +118,15 @@ class Recognizer:
         pictures: Iterable[Picture],
         on_error: Callable[[PictureError], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Read pictures of one digit each, in their order, a batch at a time.
+        """Classify pictures of one digit each, in order, a batch at a time.
 
         Args:
-            pictures: any number; they are taken as they are needed.
-            on_error: is called with the error of each picture that cannot be used, which is then
-                left out.
+            pictures: any number of pictures, consumed lazily.
+            on_error: called with the error of each picture that cannot be used; such a picture is
+                skipped.
 
         Raises:
-            PictureError: a picture cannot be used, and there is no `on_error`.
+            PictureError: a picture cannot be used, and `on_error` is None.
         """
         loaded = _load_each(pictures, on_error)
         while batch := list(islice(loaded, BATCH)):
@@ -135,10 +135,10 @@ class Recognizer:
                 yield replace(prediction, source=source)
 
     def read(self, picture: Picture) -> list[Prediction]:
-        """Read a row or a page of separate digits, in reading order, each with its box.
+        """Read a row or page of separate digits, in reading order, each with its box.
 
         Raises:
-            PictureError: it cannot be used as a picture.
+            PictureError: the picture cannot be used.
         """
         with naming_source(picture):
             gray, reduction = load_reduced(picture)
@@ -156,10 +156,10 @@ class Recognizer:
         ]
 
     def classify(self, images: Iterable[Gray | None]) -> Iterator[Prediction]:
-        """Read images that are as MNIST's, uint8 ``[28, 28]``, 0 for paper; None is no ink.
+        """Classify images in MNIST's format, uint8 ``[28, 28]``, 0 is paper; None for no ink.
 
         Raises:
-            PictureError: one has another shape or dtype.
+            PictureError: an image has another shape or dtype.
         """
         waiting = iter(images)
         while batch := list(islice(waiting, BATCH)):
@@ -188,10 +188,10 @@ class Recognizer:
             )
 
     def predict_batch(self, images: npt.NDArray[np.uint8]) -> BatchPrediction:
-        """What `classify` reads, as arrays, which is quicker where there are many.
+        """Classify images into arrays, which is faster than `classify` for many images.
 
         Args:
-            images: uint8 ``[n, 28, 28]``, 0 for paper, n at least 1; each has ink.
+            images: uint8 ``[n, 28, 28]``, 0 is paper, n at least 1; each must have ink.
         """
         logits, probabilities = run_batches(self._session, OUTPUTS, images)
         likeliest = probabilities.argmax(axis=1)
@@ -205,7 +205,7 @@ class Recognizer:
 def _load_each(
     pictures: Iterable[Picture], on_error: Callable[[PictureError], object] | None
 ) -> Iterator[tuple[str | None, Gray | None]]:
-    """The source of each picture, and its digit as MNIST has it; None where there is no ink."""
+    """Yield each picture's source and its digit in MNIST's format, None if it has no ink."""
     for picture in pictures:
         try:
             image = to_mnist(load_gray(picture))
