@@ -1,4 +1,4 @@
-"""Put the model that the pipeline made into the wheel, beside the code that reads it."""
+"""Hatch build hook that puts the pipeline's model into the wheel."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ MODEL = "models/mnist_cnn.onnx"
 
 
 class ModelHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Runs when a wheel is built."""
+    """Adds the model when a wheel is built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Name the model as one more file; an editable install reads it where it is."""
+        """Include the model; an editable install finds it in the checkout."""
         if version == "editable":
             return
         if not (Path(self.root) / MODEL).is_file():

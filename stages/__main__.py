@@ -1,8 +1,8 @@
-"""Run a stage: `python stages train`, as dvc.yaml does, in any shell and environment.
+"""Run a pipeline stage: `python stages train`, as dvc.yaml does.
 
-Before the stage's own imports, the code is chosen, which is that of this very folder, also in the
-copies that `dvc exp run --temp` works in, and the processor is capped, so that results are the
-same everywhere.
+Before importing the stage, this selects the source code next to this folder, also in the copies
+that `dvc exp run --temp` makes, and caps the processor's features, so that results are the same
+everywhere.
 """
 
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 sys.path.insert(0, SOURCE)
-os.environ["PYTHONPATH"] = SOURCE  # for the processes that a stage starts
+os.environ["PYTHONPATH"] = SOURCE  # for subprocesses
 
 from mnist_cnn_train.pipeline.processor import cap  # noqa: E402
 from mnist_cnn_train.pipeline.stage import running  # noqa: E402
 
 
 def main() -> None:
-    """Run the stage that is named."""
+    """Run the stage named on the command line."""
     stages = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     if sys.argv[1:] not in [[stage] for stage in stages]:
         sys.exit(f"usage: python stages {{{','.join(stages)}}}")

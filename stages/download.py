@@ -1,4 +1,4 @@
-"""Bring the images, as four files in MNIST's form, with a note of their classes."""
+"""Download or import the dataset as four IDX files and a description of its classes."""
 
 from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES
 from mnist_cnn_train.download.sources import download, download_published, write_dataset
@@ -22,9 +22,9 @@ def main() -> None:
 
 
 def read_own(data: Data) -> None:
-    """Take the pictures in data/own."""
+    """Import the pictures in data/own."""
     from mnist_cnn_train.download.image_folder import (
-        read_image_folder,  # needs more than the others
+        read_image_folder,  # its imports are not needed otherwise
     )
 
     training, test = read_image_folder(IMAGE_FOLDER, data.test_fraction)

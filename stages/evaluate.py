@@ -1,4 +1,4 @@
-"""Judge the trained network on the 10,000 test images, and refuse one below the gate."""
+"""Evaluate the trained network on the test images; fail if accuracy is below the minimum."""
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,13 @@ from mnist_cnn_train.pipeline.tables import read_columns, write_csv
 
 @exclusive_lock("evaluate")
 def main() -> None:
-    """Write metrics/accuracy.json, the confusion data and the pictures."""
+    """Write metrics/accuracy.json, the confusion data and the figures."""
     params = load_params()
     digits = read_test_digits(RAW_DATA)
     history = read_columns(TRAINING_LOG)
     network = build(params.model, len(digits.names))
     load_weights(network, WEIGHTS)
-    torch.set_num_threads(1)  # one rounding, however many cores there are
+    torch.set_num_threads(1)  # the same rounding for any number of cores
 
     def read(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         logits: npt.NDArray[np.float32] = predict_logits(network, torch.from_numpy(images)).numpy()

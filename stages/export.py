@@ -1,4 +1,4 @@
-"""Turn the trained network into ONNX files, once onnxruntime agrees with torch."""
+"""Export the trained network to ONNX files, and check that onnxruntime agrees with torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,15 +35,15 @@ from mnist_cnn_train.pipeline.stage import exclusive_lock
 
 @exclusive_lock("export")
 def main() -> None:
-    """Write the ONNX models, in fp32 and int8, and metrics/onnx.json."""
+    """Write the fp32 and int8 ONNX models and metrics/onnx.json."""
     params = load_params()
     test = read_test_digits(RAW_DATA)
     network = build(params.model, len(test.names))
     load_weights(network, WEIGHTS)
-    torch.set_num_threads(1)  # one rounding, however many cores there are
+    torch.set_num_threads(1)  # the same rounding for any number of cores
     training, validation = load_split(RAW_DATA, params.data.split)
     data = read_description(RAW_DATA)
-    # Only what was evaluated is exported; DVC might else begin with the export.
+    # Export only evaluated models: this dependency makes DVC evaluate first.
     accuracy = read_json(ACCURACY)["accuracy"]
     description = describe(network, sha256(WEIGHTS), accuracy, data)
     model = export_onnx(network, params.export.opset, description)
@@ -57,7 +57,7 @@ def main() -> None:
 def write_checked(
     model: ModelProto, small: ModelProto, network: torch.nn.Module, test: Dataset, export: Export
 ) -> None:
-    """Write each file once it is checked: a good one in fp32 stays where int8 fails."""
+    """Check and write each model; a good fp32 model stays if the int8 check fails."""
     with removing_what_fails(ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
         parity = check_parity(model, network, test, export.tolerance)
     metrics: dict[str, Any] = {
@@ -71,7 +71,7 @@ def write_checked(
     }
     write_json(ONNX_METRICS, metrics)
     with removing_what_fails(ONNX_INT8_MODEL):
-        # On the test images, which alone no recipe learns from.
+        # On the test images, the only ones that no recipe trains on.
         accuracy = check_int8(
             small, model, test, export.int8_tolerance, export.max_int8_accuracy_drop
         )
@@ -82,7 +82,7 @@ def write_checked(
 
 @contextmanager
 def removing_what_fails(*outdated: Path) -> Iterator[None]:
-    """Remove older files where a check fails in the block: they must not stand in for the new."""
+    """If a check fails in the block, remove `outdated` files, which must not pass for new ones."""
     try:
         yield
     except CheckFailedError:
@@ -92,7 +92,7 @@ def removing_what_fails(*outdated: Path) -> Iterator[None]:
 
 
 def write_model(model: ModelProto, path: Path) -> int:
-    """Write `model` with its own SHA-256; the size of the file in bytes."""
+    """Write `model` with its embedded SHA-256; return the size of the file in bytes."""
     content = add_checksum(model)
     write_bytes(path, content)
     print(f"{path}: {len(content):,} bytes")

@@ -1,4 +1,4 @@
-"""Train the network on one part of the training images, watched on another."""
+"""Train the network on one part of the training images, and validate it on another."""
 
 import logging
 from dataclasses import astuple, fields
@@ -21,7 +21,7 @@ from mnist_cnn_train.training.torchrun import in_torchrun, launch
 
 
 def main() -> None:
-    """Train in this process, or in several that torchrun starts."""
+    """Train in this process, or in several started by torchrun."""
     params = load_params()
     if params.train.launcher == "torchrun" and not in_torchrun():
         launch(["stages", "train"], params.train.processes)
@@ -36,24 +36,24 @@ def main() -> None:
 
 
 class _Printer(logging.Handler):
-    """Prints what is logged above the progress bar."""
+    """Prints log records above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record))
 
 
 def print_log() -> None:
-    """Print what training logs, from now on."""
+    """Print what training logs."""
     logger = logging.getLogger("mnist_cnn_train")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Printer())
 
 
 def train_and_save(params: Params, processes: ProcessGroup) -> None:
-    """Write the weights, the history of the epochs, and what recipes are compared by.
+    """Train; write the weights, the training log, and the validation metrics.
 
-    A run that was interrupted resumes after its last whole epoch. Of several processes, the
-    leader writes.
+    An interrupted run resumes after its last complete epoch. Of several processes, only the leader
+    writes.
     """
     split = params.data.split
     training, validation = stratified_split(
@@ -82,5 +82,5 @@ def train_and_save(params: Params, processes: ProcessGroup) -> None:
 
 
 def rounded(figure: float | None) -> float | None:
-    """To six decimals; None, after a final fit, stays."""
+    """Round to six decimals; None (with `train_on_validation`) stays None."""
     return None if figure is None else round(figure, 6)
