@@ -1,6 +1,6 @@
-"""The command `python -m mnist_cnn_train`: many runs of the pipeline, and what its models can do.
+"""The command `python -m mnist_cnn_train`: multiple pipeline runs, and evaluation of models.
 
-What a command needs is imported when it runs: `--help` need not wait for torch.
+Commands import their dependencies when they run, so that `--help` does not wait for torch.
 """
 
 import json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _word(context: click.Context, option: click.Parameter, value: str) -> str:
-    """A name that DVC and git take, too."""
+    """Accept only names that DVC and git accept too."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
         raise click.BadParameter(f"{value!r} should be of letters, digits, - and _")
     return value
@@ -55,10 +55,10 @@ def commands() -> None:
 @click.argument("recipe")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION OF dvc exp run]...")
 def run(recipe: str, options: tuple[str, ...]) -> None:
-    """Run the pipeline with a RECIPE of recipes.yaml, as a DVC experiment.
+    """Run the pipeline with a RECIPE from recipes.yaml, as a DVC experiment.
 
-    It runs in a copy of the project: where a stage fails, nothing here has changed. `dvc exp apply`
-    brings the results here.
+    The experiment runs in a copy of the project, so a failed stage changes nothing here. Use
+    `dvc exp apply` to copy the results here.
     """
     from mnist_cnn_train.experiments.dvc import arguments
     from mnist_cnn_train.experiments.recipes import read_recipes
@@ -74,14 +74,21 @@ def run(recipe: str, options: tuple[str, ...]) -> None:
 @commands.command()
 @click.argument("group", type=click.Choice(["published", "robust", "ablation"]))
 @click.option(
-    "--seeds", "count", type=click.IntRange(2), default=10, show_default=True, help="How many."
+    "--seeds",
+    "count",
+    type=click.IntRange(2),
+    default=10,
+    show_default=True,
+    help="Number of seeds.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At once.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=2, show_default=True, help="Number of parallel runs."
+)
 def seeds(group: str, count: int, jobs: int) -> None:
-    """Run each recipe of a GROUP in recipes.yaml over several seeds, and sum them up.
+    """Run each recipe of a GROUP in recipes.yaml with several seeds, and summarize the results.
 
-    Writes metrics/seeds.json (published), metrics/robust.json or metrics/ablation.json. What has
-    run already, also before an interruption, is kept.
+    Writes metrics/seeds.json (published), metrics/robust.json or metrics/ablation.json. Finished
+    runs are reused, also after an interruption.
     """
     from mnist_cnn.core.files import read_json, write_json
     from mnist_cnn_train.experiments.figures import plot_seeds
@@ -112,7 +119,7 @@ def seeds(group: str, count: int, jobs: int) -> None:
     metavar="URL",
     envvar="MNIST_CNN_STORAGE",
     show_envvar=True,
-    help="A database that several machines reach; by default, .checkpoints/sweeps.db.",
+    help="Database that all workers can reach; by default, .checkpoints/sweeps.db.",
 )
 @click.option(
     "--jobs",
@@ -123,10 +130,10 @@ def seeds(group: str, count: int, jobs: int) -> None:
 )
 @click.option("--best", is_flag=True, help="Run the pipeline with the best trial's settings.")
 def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
-    """Search for better settings with Optuna, as sweep.yaml says.
+    """Search for better settings with Optuna, as configured in sweep.yaml.
 
-    Each trial is a short training, evaluated on the validation images alone. Run the same command
-    in more shells, or on more machines, to add workers, and run it again to resume.
+    Each trial is a short training run, evaluated on the validation images only. To add workers, run
+    the same command in more shells or on more machines; to resume, run it again.
 
     With --best, run the whole pipeline with the best trial's settings, as the DVC experiment
     NAME-best.
@@ -162,27 +169,27 @@ def sweep(name: str, storage: str | None, jobs: int, best: bool) -> None:
 
 @commands.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--suite", is_flag=True, help="Evaluate it on corrupted test images instead.")
+@click.option("--suite", is_flag=True, help="Evaluate on corrupted test images instead.")
 @click.option(
     "--images",
     type=click.IntRange(1, 10_000),
-    help="For --suite: how many of the images; by default 2,000.",
+    help="With --suite: number of images; by default 2,000.",
 )
 @click.option(
     "--validation",
     is_flag=True,
-    help="For --suite: by the validation images, which recipes are chosen by; writes nothing.",
+    help="With --suite: use the validation images, to compare recipes; writes nothing.",
 )
 def evaluate(model: Path | None, suite: bool, images: int | None, validation: bool) -> None:
-    """Evaluate an ONNX file as a reader of pictures.
+    """Evaluate an ONNX file on everyday pictures.
 
-    Writes metrics/pictures.json: how often digits in people's kinds of pictures are classified as
-    the digits themselves are, and how many pictures of no digit are noticed; and examples of
-    each, metrics/plots/pictures.png.
+    Writes metrics/pictures.json: how often digits, rendered as various kinds of pictures, get the
+    same prediction as the original images, and how many pictures without a digit are flagged. Also
+    writes examples of each kind to metrics/plots/pictures.png.
 
-    With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: how the test
-    images are read after 33 kinds of damage, each of five severities. Any model will do that takes
-    and gives what the pipeline's own does.
+    With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: accuracy on the
+    test images under 33 corruptions at five severities each. This works for any model with the same
+    inputs and outputs as the pipeline's.
     """
     cap()
     if suite:
@@ -259,12 +266,12 @@ def _evaluate_corruptions(model: Path | None, images: int, validation: bool) -> 
 
 
 def _weights_sha256(session: "InferenceSession") -> str | None:
-    """That of the weights which a model was exported from; None for a model of another kind."""
+    """Return the SHA-256 of the weights that a model was exported from; None if not recorded."""
     properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
     return properties.get("weights_sha256")
 
 
 def main() -> None:
-    """Run the command line; failures that a user can mend end in one line."""
+    """Run the command line; report errors that a user can fix in one line."""
     with exit_on_error("mnist_cnn_train"):
         commands(prog_name="python -m mnist_cnn_train")
