@@ -1,1 +1,1 @@
-"""The images in memory: data sets, the IDX format, the split."""
+"""Datasets in memory, the IDX format, and the training/validation split."""

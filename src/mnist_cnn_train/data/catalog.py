@@ -1,4 +1,4 @@
-"""The data sets that the pipeline knows: their files, sizes, checksums, and authors."""
+"""Catalog of supported datasets: files, sizes, checksums and credits."""
 
 import json
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-DESCRIPTION = "dataset.json"  # beside them: which data set it is, and its classes
+DESCRIPTION = "dataset.json"  # in the same folder: name and classes of the dataset
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a folder of four IDX files holds.
+    """Description of a dataset's four IDX files.
 
     Attributes:
-        dataset: its name in `data.dataset`.
-        names: of the classes, in the order of the labels.
-        sha256: of each file.
+        dataset: name, as in the setting `data.dataset`.
+        names: class names, by label.
+        sha256: SHA-256 of each file, by its name.
     """
 
     dataset: str
@@ -39,11 +39,11 @@ MNIST = Description("mnist", LABELS, SHA256)
 
 
 def read_description(folder: Path) -> Description:
-    """What the download noted of the files in `folder`; where it noted nothing, it is MNIST.
+    """Read the description of the dataset in `folder`; without one, it is MNIST.
 
     Raises:
-        MnistCnnError: the note is damaged.
-        OSError: it cannot be read.
+        MnistCnnError: the description is damaged.
+        OSError: the description cannot be read.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -53,10 +53,10 @@ def read_description(folder: Path) -> Description:
         found = Description(noted["dataset"], tuple(noted["names"]), dict(noted["sha256"]))
     except (ValueError, KeyError, TypeError):
         raise MnistCnnError(f"{path} is damaged; run `make mend`") from None
-    return MNIST if found.dataset == MNIST.dataset else found  # by the published sums
+    return MNIST if found.dataset == MNIST.dataset else found  # with the published checksums
 
 
-# In the files of each data set; folders have as many as they have.
+# Training images of each dataset; those of a folder are not known in advance.
 TRAINING_IMAGES = {
     **dict.fromkeys(("mnist", "fashion-mnist", "kmnist", "qmnist"), 60_000),
     "emnist-digits": 240_000,

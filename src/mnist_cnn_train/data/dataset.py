@@ -1,4 +1,4 @@
-"""MNIST in memory, or a data set like it.
+"""MNIST or a similar dataset in memory.
 
 Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
 """
@@ -19,12 +19,12 @@ from mnist_cnn_train.data.idx import read_idx
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures of digits with their labels.
+    """Images with their labels.
 
     Attributes:
         images: uint8 ``[n, 28, 28]``, 0 is paper and 255 is ink.
-        labels: int64 ``[n]``, each the place of its class among `names`.
-        names: of the classes, in the order of the network's outputs.
+        labels: int64 ``[n]``, indices into `names`.
+        names: class names, in the order of the network's outputs.
     """
 
     images: npt.NDArray[np.uint8]
@@ -42,15 +42,15 @@ class Dataset:
         )
 
     def take(self, indices: npt.NDArray[np.int64]) -> Self:
-        """The digits at `indices`, int64 ``[m]``, in that order."""
+        """Return the images at `indices`, int64 ``[m]``, in that order."""
         return type(self)(self.images[indices], self.labels[indices], self.names)
 
 
 def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = LABELS) -> Dataset:
-    """Read images and their labels from two IDX files, whatever their checksums.
+    """Read images and labels from two IDX files without checking their checksums.
 
     Raises:
-        MnistCnnError: what `read_idx` raises, or the two are no images of digits with labels.
+        MnistCnnError: a file is not valid IDX, or does not hold 28x28 images or their labels.
         OSError: a file cannot be read.
     """
     images, labels = read_idx(images_path), read_idx(labels_path)
@@ -72,17 +72,17 @@ def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = L
 
 
 def read_training_digits(folder: Path) -> Dataset:
-    """The digits to learn from; 60,000 of MNIST.
+    """Read the training images, including those for validation; 60,000 for MNIST.
 
     Raises:
-        MnistCnnError: a file is missing, or is not what was published, or downloaded, to the bit.
+        MnistCnnError: a file is missing or its checksum is wrong.
         OSError: a file cannot be read.
     """
     return _read_checked(folder, TRAINING_FILES)
 
 
 def read_test_digits(folder: Path) -> Dataset:
-    """The test digits, 10,000 of MNIST; raises what `read_training_digits` raises."""
+    """Read the test images, 10,000 for MNIST; raises what `read_training_digits` raises."""
     return _read_checked(folder, TEST_FILES)
 
 

@@ -22,10 +22,10 @@ class Split(Protocol):
 
 
 def load_split(folder: Path, split: Split) -> tuple[Dataset, Dataset]:
-    """The training and the validation digits of the data set in `folder`.
+    """Load the training and validation images of the dataset in `folder`.
 
     Raises:
-        MnistCnnError: what `read_training_digits` and `stratified_split` raise.
+        MnistCnnError: `read_training_digits` or `stratified_split` raised it.
         OSError: a file cannot be read.
     """
     digits = read_training_digits(folder)
@@ -35,13 +35,13 @@ def load_split(folder: Path, split: Split) -> tuple[Dataset, Dataset]:
 def stratified_split(
     digits: Dataset, train_images: int, validation_images: int, seed: int
 ) -> tuple[Dataset, Dataset]:
-    """Draw disjoint training and validation digits, each with the class shares of `digits`.
+    """Sample disjoint training and validation sets with the class proportions of `digits`.
 
-    The number of images of a class differs from its exact share by less than one image in
-    the validation part, and by less than two in the training part.
+    The number of images of a class differs from its exact proportion by less than one image in
+    the validation set, and by less than two in the training set.
 
     Raises:
-        MnistCnnError: more images are asked for than there are.
+        MnistCnnError: more images are requested than there are.
     """
     if train_images + validation_images > len(digits):
         raise MnistCnnError(
@@ -49,7 +49,7 @@ def stratified_split(
             f"images, but there are {len(digits):,}; lower one of them in params.yaml"
         )
     shuffled = np.random.default_rng(seed).permutation(len(digits))
-    # Shuffled within each class, so evenly spaced picks take the same share of every class.
+    # Sorted by class and shuffled within: evenly spaced picks take the same fraction of each.
     by_class = shuffled[np.argsort(digits.labels[shuffled], kind="stable")]
     picks = _evenly_spaced(validation_images, len(by_class))
     validation, rest = by_class[picks], np.delete(by_class, picks)
