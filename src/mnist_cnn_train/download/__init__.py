@@ -1,1 +1,1 @@
-"""Where the images come from."""
+"""Download datasets, or import them from folders."""

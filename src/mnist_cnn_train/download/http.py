@@ -1,4 +1,4 @@
-"""Fetch a file over HTTP: within bounds of size and time, and again where that may help."""
+"""HTTP downloads with limits on size and time, and with retries."""
 
 import time
 
@@ -11,19 +11,19 @@ from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 from mnist_cnn.core.errors import one_line
 
 ATTEMPTS = 3
-BACKOFF = 1.0  # seconds before the second attempt, twice as many before each further one
+BACKOFF = 1.0  # seconds before the second attempt, doubled for each further one
 CONNECT_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 30  # seconds without a byte
-FILE_TIMEOUT = 600  # seconds for one file, however slowly it drips
+FILE_TIMEOUT = 600  # seconds for one file in total
 MAX_REDIRECTS = 5
 CHUNK = 2**16
 
-# A server that answers so may answer otherwise in a moment.
+# Status codes of temporary problems.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class FetchError(Exception):
-    """Why a file could not be fetched, in one line without its address."""
+    """A file could not be fetched; the message is one line, without the URL."""
 
 
 class _RefusedError(Exception):
@@ -32,16 +32,14 @@ class _RefusedError(Exception):
 
 
 def fetch(url: str, limit: int, timeout: float | None = None) -> bytes:
-    """The content that `url` serves, of at most `limit` bytes, within `timeout` seconds.
+    """Download at most `limit` bytes from `url` within `timeout` seconds (default `FILE_TIMEOUT`).
 
-    By default, that is `FILE_TIMEOUT`.
-
-    A transfer that breaks off, stalls, or meets a busy server is tried again from its start,
-    `ATTEMPTS` times in all. A host that cannot be reached is not, nor is what will stay: a
-    missing or forbidden file, a redirect without end, too large a file.
+    If the connection breaks or stalls, or the server is busy, the transfer is restarted, up to
+    `ATTEMPTS` attempts in total. Permanent errors are not retried: an unreachable host, a missing
+    or forbidden file, a redirect loop, or a file that is too large.
 
     Raises:
-        FetchError: it could not be fetched.
+        FetchError: the file could not be fetched.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -60,7 +58,7 @@ def _fetch_once(url: str, limit: int, timeout: float) -> bytes:
     content = bytearray()
     with requests.Session() as session:
         session.max_redirects = MAX_REDIRECTS
-        # Encoded on the way, a small answer could become a large one.
+        # No compression, since a small response could expand to a large one.
         headers = {"Accept-Encoding": "identity"}
         timeouts = (CONNECT_TIMEOUT, STALL_TIMEOUT)
         with (
@@ -76,7 +74,7 @@ def _fetch_once(url: str, limit: int, timeout: float) -> bytes:
         ):
             if not response.ok:
                 raise _RefusedError(response.status_code, response.reason)
-            # As bytes come: a read of a fixed size would wait for a server that drips.
+            # As bytes arrive: a read of a fixed size would block on a slow server.
             while chunk := response.raw.read1(CHUNK):
                 content += chunk
                 progress.update(len(chunk))
@@ -90,7 +88,7 @@ def _fetch_once(url: str, limit: int, timeout: float) -> bytes:
 def _is_passing(error: Exception) -> bool:
     if isinstance(error, _RefusedError):
         return error.status in _PASSING
-    if isinstance(error, TransferError):  # while the content came
+    if isinstance(error, TransferError):  # during the transfer
         return True
     if isinstance(error, ProxyError | SSLError | requests.ConnectTimeout):
         return False
@@ -100,7 +98,7 @@ def _is_passing(error: Exception) -> bool:
 
 def _is_unreachable(error: Exception) -> bool:
     reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return isinstance(reason, NewConnectionError)  # also where the host has no address
+    return isinstance(reason, NewConnectionError)  # also if the name does not resolve
 
 
 def _reason(error: Exception) -> str:

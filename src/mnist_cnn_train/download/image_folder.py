@@ -1,4 +1,4 @@
-"""The user's own labeled pictures as a data set: one folder for each class."""
+"""Import the user's own labeled pictures, one folder per class, as a dataset."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from mnist_cnn.imaging.normalize import to_mnist
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.data.split import stratified_split
 
-MIN_PICTURES = 5  # of a class: some to learn from, to choose by and to judge by
+MIN_PICTURES = 5  # per class, for the training, validation and test sets
 
 
 def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Dataset]:
-    """The pictures in `folder`/CLASS, as the recognizer would see them, to learn from and to test.
+    """Read the pictures in `folder`/CLASS as training and test sets, preprocessed as for inference.
 
-    The classes are in the order of their names, numbers by value.
+    The classes are sorted by name; names that are numbers come first, by value.
 
     Args:
-        folder: has a folder for each class, which has its pictures, at any depth.
-        test_fraction: of each class, how many become test images, from 0 to 1.
+        folder: contains one folder per class with its pictures, at any depth.
+        test_fraction: fraction of each class that becomes test images, from 0 to 1.
 
     Raises:
-        MnistCnnError: there are fewer than two classes, a class has too few pictures or a name
-            that cannot be noted, or a picture cannot be used; up to ten of those are named.
+        MnistCnnError: there are fewer than two classes, a class has too few pictures or an
+            unusable name, or a picture cannot be used; up to ten problems are listed.
         OSError: a file cannot be read.
     """
     names = sorted((path.name for path in _folders(folder)), key=_by_number)
@@ -55,7 +55,7 @@ def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Data
 
 
 def _read_class(folder: Path, problems: list[str]) -> list[Gray]:
-    """The images of one class; why it or a picture cannot be used is added to `problems`."""
+    """Read the images of one class; append whatever cannot be used to `problems`."""
     if "," in folder.name or not folder.name.isprintable():
         problems.append(f"{folder.name!r} cannot be a class: rename it without commas")
         return []

