@@ -1,1 +1,1 @@
-"""Metrics, figures, and evaluation suites."""
+"""Metrics, figures and evaluation suites."""

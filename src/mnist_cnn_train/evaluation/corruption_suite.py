@@ -1,4 +1,4 @@
-"""How a digit reader stands up to damage: accuracy, calibration and warnings."""
+"""Robustness to image corruptions: accuracy, calibration and warnings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Read = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
 def corrupted(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
-    """`images`, uint8 ``[n, 28, 28]``, corrupted the same way each time, in the same form."""
+    """Corrupt `images`, uint8 ``[n, 28, 28]``, deterministically; same shape and dtype."""
     severities = torch.full((len(images),), severity)
     key = (round(100 * severity),)
     damaged = corrupt(to_input(torch.from_numpy(images)), corruption, severities, key)
@@ -36,7 +36,7 @@ def corrupted(images: Pixels, corruption: Corruption, severity: float) -> Pixels
 
 
 def examples(digits: Dataset) -> dict[str, dict[str, list[Pixels]]]:
-    """For each corruption, one image at each severity; another digit for each."""
+    """Return one image per corruption and severity, with a different digit for each corruption."""
     return {
         group: {
             name: [
@@ -52,18 +52,18 @@ def examples(digits: Dataset) -> dict[str, dict[str, list[Pixels]]]:
 def evaluate_corruptions(
     read: Read, digits: Dataset, logit_thresholds: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """What is read of `digits` as they are, and after each corruption and severity.
+    """Evaluate a model on `digits`, clean and under each corruption and severity.
 
     Args:
-        read: from uint8 ``[n, 28, 28]`` to logits, ``[n, 10]``.
-        digits: which to damage and read.
-        logit_thresholds: for each label, below which logit the reader warns; none if it never does.
+        read: maps uint8 ``[n, 28, 28]`` to logits ``[n, 10]``.
+        digits: clean images with labels.
+        logit_thresholds: logit per label below which the model warns; empty if it never does.
 
     Returns:
-        Shares from 0 to 1, ready for JSON. For each group of corruptions: the accuracy by
-        corruption and severity, the mean error, the expected calibration error over all its
-        images; the risk, which is the share of errors, among the surest 10, 20, … 100 % of them;
-        and with `logit_thresholds` the share with a warning by severity.
+        Fractions from 0 to 1, ready for JSON. For each group of corruptions: accuracy by
+        corruption and severity, mean error, expected calibration error over all its images, risk
+        (error rate) among the most confident 10, 20, … 100 % of them, and, with
+        `logit_thresholds`, the fraction with a warning by severity.
     """
     bounds = np.array(logit_thresholds)
     clean = _Predictions.of(read(digits.images), digits.labels, bounds)
@@ -86,7 +86,7 @@ def evaluate_corruptions(
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of `evaluate_corruptions` that recipes are compared by, in one level."""
+    """Return, as a flat dict, the metrics of `evaluate_corruptions` that compare recipes."""
     return {
         "corruption_error": report["training"]["mean_error"],
         "held_out_corruption_error": report["held_out"]["mean_error"],
@@ -95,7 +95,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def format_summary(report: Mapping[str, Any]) -> str:
-    """What `evaluate_corruptions` found, in a line."""
+    """Summarize the result of `evaluate_corruptions` in one line."""
     trained, held_out = report["training"], report["held_out"]
     return (
         f"{report['images']:,} images: accuracy {report['clean_accuracy']:.2%}; errors "
@@ -107,7 +107,7 @@ def format_summary(report: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """Of each image, how sure the model is, whether it is right, and whether it warns."""
+    """Correctness, confidence and warning of the prediction for each image."""
 
     right: npt.NDArray[np.bool_]
     confidence: npt.NDArray[np.float64]
@@ -152,7 +152,7 @@ def _summary(found: Mapping[str, list[_Predictions]]) -> dict[str, Any]:
 
 
 def _risks(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """The share of errors among the surest tenth, two tenths, … of the readings."""
+    """Return the error rate among the most confident 10, 20, … 100 % of the predictions."""
     surest = right[np.argsort(-confidence, kind="stable")]
     errors = np.cumsum(~surest) / np.arange(1, len(surest) + 1)
     return {

@@ -1,7 +1,7 @@
-"""Pictures for people: training curves, the reliability diagram, the digits misclassified.
+"""Plots of training curves, reliability and misclassified digits.
 
-Drawn without pyplot, hence without a display, and without the date and the version that
-would make each file differ.
+Drawn without pyplot, so no display is needed, and saved without the date and version, so that the
+same figure gives the same bytes.
 """
 
 import math
@@ -23,12 +23,12 @@ from mnist_cnn_train.evaluation.metrics import (
 )
 
 BLUE, GRAY = "#2563a8", "#8a8a8a"
-GALLERY = 96  # digits; more would not be looked at
-MAX_NAME_LENGTH = 9  # letters of a class that fit above an image, with a probability behind
+GALLERY = 96  # most digits to show; nobody would look at more
+MAX_NAME_LENGTH = 9  # characters that fit above an image, together with a probability
 
 
 def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw losses and validation error by epoch; `history` has the columns of the training log."""
+    """Plot losses and validation error by epoch; `history` has the training log's columns."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     epochs = history["epoch"]
@@ -56,7 +56,7 @@ def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
 
 
 def plot_reliability(evaluation: Evaluation, path: Path) -> None:
-    """Draw accuracy against confidence, with 95 % intervals, over the images in each bin."""
+    """Plot accuracy against confidence, with 95 % intervals, above the image count of each bin."""
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins = [bin for bin in evaluation.calibration if bin.images]
@@ -97,7 +97,7 @@ def plot_reliability(evaluation: Evaluation, path: Path) -> None:
 
 
 def plot_misclassified(evaluation: Evaluation, digits: Dataset, path: Path) -> None:
-    """Draw the digits that are misclassified, the surest mistakes first, `GALLERY` at most."""
+    """Plot at most `GALLERY` misclassified digits, the most confident mistakes first."""
     wrong = np.flatnonzero(~evaluation.correct)
     wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")]
     shown = wrong[:GALLERY]
@@ -121,22 +121,22 @@ def plot_misclassified(evaluation: Evaluation, digits: Dataset, path: Path) -> N
             f"{actual} →{gap}{predicted} ({evaluation.confidence[index]:.2f})",
             fontsize="small",
             pad=2,
-            parse_math=False,  # a name may hold dollar signs
+            parse_math=False,  # names may contain dollar signs
         )
     save_figure(figure, path)
 
 
 def shorten(name: str) -> str:
-    """A class's name, cut to what fits above an image."""
+    """Shorten a class name to fit above an image."""
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
 def hide_spines(axes: Axes) -> None:
-    """Remove the frame above and to the right."""
+    """Hide the top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, with the same bytes each time."""
+    """Write a PNG atomically, with the same bytes each time."""
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Corruptions that no network is trained on, to evaluate robustness by."""
+"""Corruptions that no network is trained on, to evaluate robustness."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,15 @@ from torch.nn import functional
 from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn_train.transforms.corruptions import IMAGE_SHAPE, BatchRng, Corruption, blend, shift
 
-# Held out
-
 
 def threshold(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Few shades, with a threshold that is far off."""
+    """Binarize at a threshold far from the middle."""
     level = 0.5 + 0.45 * severity * torch.where(rng.chance(), 1.0, -1.0)
     return (images > level).float()
 
 
 def pixelate(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Large squares of one shade."""
+    """Replace large squares by their mean."""
     sizes = (18, 14, 11, 9, 7)
     place = (severity * len(sizes)).ceil().long().clamp(1, len(sizes)) - 1
     done = images
@@ -32,21 +30,21 @@ def pixelate(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def thin(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Strokes as of a finer pen, down to broken ones."""
+    """Thin the strokes, until they break."""
     eroded = -functional.max_pool2d(-images, 2, 1, 1)[:, :, :-1, :-1]
     further = -functional.max_pool2d(-eroded, 2, 1, 1)[:, :, 1:, 1:]
     return torch.where(severity > 0.6, blend(eroded, 0.5 * severity, further), eroded)
 
 
 def thicken(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Strokes as of a broad pen, in which holes close."""
+    """Thicken the strokes, until holes close."""
     wide = functional.max_pool2d(images, 3, 1, 1)
     wider = functional.max_pool2d(images, 5, 1, 2)
     return torch.where(severity > 0.5, blend(wide, severity - 0.3, wider), wide)
 
 
 def ruled(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Paper with printed lines or squares."""
+    """Add the printed lines or squares of ruled paper."""
     period, phase = rng.uniform(4, 9), rng.uniform(0, 9)
     rows = ((rng.rows + phase) % period < 1).float()
     columns = ((rng.columns + phase) % period < 1).float()
@@ -55,7 +53,7 @@ def ruled(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def ripple(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """As seen through water: rows and columns move like waves."""
+    """Displace rows and columns by sine waves, as if seen through water."""
     length, phase = rng.uniform(6, 16), rng.uniform(0, 6.28)
     right = 2.5 * severity * torch.sin(6.28 * rng.rows / length + phase)
     down = 2.5 * severity * torch.sin(6.28 * rng.columns / length + phase)
@@ -63,7 +61,7 @@ def ripple(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def recede(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Seen from the side: one edge is farther away."""
+    """Apply perspective, with one edge farther away."""
     angle = rng.uniform(0, 2 * math.pi)
     x, y = rng.columns - 13.5, rng.rows - 13.5
     depth = 1 + severity * 0.7 * (torch.cos(angle) * x + torch.sin(angle) * y) / 13.5
@@ -71,21 +69,21 @@ def recede(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def shade(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """A hard shadow or a bright window falls on a part of the paper."""
+    """Brighten the paper on one side of a straight edge, as a hard shadow or a window does."""
     angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.3, 0.3)
     across = rng.across(angle)
     return torch.where(across > place, images * (1 - 0.6 * severity) + 0.55 * severity, images)
 
 
 def checker(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Alternate squares are inverted in part."""
+    """Partially invert alternate squares."""
     side = rng.uniform(4, 10)
     squares = ((rng.rows / side).floor() + (rng.columns / side).floor()) % 2
     return images + squares * 0.8 * severity * (1 - 2 * images)
 
 
 def rings(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """The stain of a cup, or two."""
+    """Add one or two ring stains of a cup."""
     corrupted = images
     for number in range(2):
         x, y, radius = rng.uniform(0, 28), rng.uniform(0, 28), rng.uniform(5, 14)
@@ -98,7 +96,7 @@ def rings(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def confetti(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Dots of a few pixels in all shades."""
+    """Add dots of a few pixels in random shades."""
     corrupted = images
     for number in range(12):
         x, y = rng.uniform(0, 28), rng.uniform(0, 28)
@@ -109,7 +107,7 @@ def confetti(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def fade(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Ink that is nearly gone, on paper with a grain."""
+    """Fade the ink on grainy paper."""
     paper = 0.08 * rng.normal(*IMAGE_SHAPE)
     return 0.3 + (1.05 - severity) * 0.6 * images + paper
 

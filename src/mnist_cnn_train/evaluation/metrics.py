@@ -1,4 +1,4 @@
-"""How good the network is, how sure one can be of that, and whether it knows when it errs."""
+"""Accuracy with confidence intervals, log-likelihood and calibration."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The predictions whose confidence, the top probability, lies in (low, high].
+    """Predictions whose confidence (largest probability) is in (low, high].
 
-    `confidence` and `accuracy` are means over the bin's `images`; 0 where it has none.
+    `confidence` and `accuracy` are means over the bin's `images`; 0 for an empty bin.
     """
 
     low: float
@@ -31,15 +31,15 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The judgment of `n` predictions.
+    """Evaluation of `n` predictions.
 
     Attributes:
         labels: int64 ``[n]``.
         predicted: int64 ``[n]``, the class with the largest logit.
         confidence: float64 ``[n]``, the probability of that class.
         negative_log_likelihood: mean over all images, in nats.
-        calibration: the bins of `calibration_bins`, of equal width, from low to high.
-        names: of the classes, by label.
+        calibration: bins of equal width, from low to high; see `calibration_bins`.
+        names: class names, by label.
     """
 
     labels: Labels
@@ -51,16 +51,16 @@ class Evaluation:
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
-        """Which predictions are right, bool ``[n]``."""
+        """Whether each prediction is correct, bool ``[n]``."""
         return np.equal(self.predicted, self.labels)
 
     @property
     def accuracy(self) -> float:
-        """The share of right predictions, from 0 to 1."""
+        """Fraction of correct predictions, from 0 to 1."""
         return float(self.correct.mean())
 
     def metrics(self) -> dict[str, Any]:
-        """All figures, rounded to six decimals, ready for JSON."""
+        """Return all metrics, rounded to six decimals, ready for JSON."""
         right, images = int(self.correct.sum()), len(self.labels)
         low, high = wilson_interval(right, images)
         figures = {
@@ -88,9 +88,9 @@ def evaluate(
     bins: int,
     names: tuple[str, ...] = LABELS,
 ) -> Evaluation:
-    """Judge `logits` against `labels`, ``[n]``, with `bins` calibration bins.
+    """Evaluate `logits`, ``[n, classes]``, against `labels`, ``[n]``, with `bins` calibration bins.
 
-    The logits are ``[n, classes]``, and `names` those of the classes.
+    `names` are the class names.
     """
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
     predicted = logits.argmax(axis=1).astype(np.int64)
@@ -106,7 +106,7 @@ def evaluate(
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a proportion, which holds near 0 and 1 too."""
+    """Return the 95 % Wilson score interval of a proportion, which is valid near 0 and 1 too."""
     interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -134,7 +134,7 @@ def calibration_bins(
 
 
 def expected_calibration_error(bins: Iterable[CalibrationBin]) -> float:
-    """The mean gap between confidence and accuracy, each bin weighted by its images.
+    """Return the mean gap between confidence and accuracy, weighted by each bin's images.
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
     """

@@ -1,6 +1,6 @@
-"""MNIST's digits as the pictures people send, and pictures that hold no digit.
+"""MNIST digits rendered as everyday pictures, and pictures that contain no digit.
 
-Nothing here is learned from. One seed gives the same pictures anywhere.
+For evaluation only. The same seed gives the same pictures on every machine.
 """
 
 import io
@@ -22,7 +22,7 @@ from mnist_cnn_train.data.dataset import Dataset
 
 Random = np.random.Generator
 Point = tuple[float, float]
-SIDE = 140  # of a picture of no digit
+SIDE = 140  # of a picture without a digit
 
 
 def _as_it_is(digit: Gray, rng: Random) -> Image.Image:
@@ -38,7 +38,7 @@ def _enlarged(digit: Gray, rng: Random) -> Image.Image:
 
 
 def _shifted(digit: Gray, rng: Random) -> Image.Image:
-    """Anywhere in a picture of twice the size."""
+    """Paste at a random place in a picture of twice the size."""
     picture = Image.new("L", (56, 56))
     picture.paste(Image.fromarray(digit), (int(rng.integers(29)), int(rng.integers(29))))
     return picture
@@ -56,14 +56,14 @@ def _jpeg(digit: Gray, rng: Random) -> Image.Image:
 
 
 def _transparent(digit: Gray, rng: Random) -> Image.Image:
-    """Drawn in white on nothing, as by many a drawing program."""
+    """Draw in white on transparency, as many drawing programs do."""
     picture = Image.new("LA", (28, 28), (255, 0))
     picture.putalpha(Image.fromarray(digit))
     return picture
 
 
 def _photographed(digit: Gray, rng: Random) -> Image.Image:
-    """By pen on ruled paper, under a lamp from one side and with a shadow across."""
+    """Simulate a photo: pen on ruled paper, lit from one side, with a shadow across."""
     side = 240
     ink = np.asarray(
         Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), np.float64
@@ -75,7 +75,7 @@ def _photographed(digit: Gray, rng: Random) -> Image.Image:
     lamp *= 1 - 0.3 / (1 + np.exp(-40 * (across + rng.uniform(-0.6, 0.6))))
     fibres = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 1.5)
     reflected = 0.95 + 0.03 * fibres / fibres.std()
-    reflected[:: side // 8] -= 0.15  # the rules
+    reflected[:: side // 8] -= 0.15  # ruled lines
     reflected[1 :: side // 8] -= 0.15
     reflected *= 1 - 0.7 * ink / 255
     light = 255 * reflected * lamp + rng.normal(scale=4, size=(side, side))
@@ -101,7 +101,7 @@ PICTURE_KINDS: Mapping[str, Callable[[Gray, Random], Image.Image]] = {
 
 
 def _noise(rng: Random) -> Image.Image:
-    """Independent for each pixel, or in clouds."""
+    """Draw noise, independent for each pixel or cloud-like."""
     values = rng.normal(size=(SIDE, SIDE))
     spread = rng.choice([0, 1, 3, 8])
     if spread:
@@ -124,7 +124,7 @@ def _letter(alphabet: str) -> Callable[[Random], Image.Image]:
 
 @cache
 def _fonts() -> tuple[str, ...]:
-    """The faces of DejaVu that matplotlib ships: with and without serifs, bold, slanted."""
+    """Return matplotlib's DejaVu fonts: serif and sans serif, bold and oblique."""
     folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
     return tuple(str(path) for path in sorted(folder.glob("DejaVu*[!y].ttf")))
 
@@ -135,7 +135,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shape(rng: Random) -> Image.Image:
-    """A polygon, star, cross, heart, arrow or spiral: in outline or filled."""
+    """Draw a polygon, star, cross, heart, arrow or spiral, as an outline or filled."""
     picture = Image.new("L", (SIDE, SIDE), 255)
     draw = ImageDraw.Draw(picture)
     outlines = [_polygon(3), _polygon(4), _polygon(6), _star(), _heart(), *_strokes()]
@@ -193,7 +193,7 @@ def _strokes() -> list[list[Point]]:
 
 
 def _scribble(rng: Random) -> Image.Image:
-    """A line to and fro, through eight to twenty places."""
+    """Draw a polyline through 8 to 20 random points."""
     picture = Image.new("L", (SIDE, SIDE), 255)
     places = rng.uniform(20, SIDE - 20, (int(rng.integers(8, 21)), 2))
     points = [(float(x), float(y)) for x, y in places]
@@ -202,7 +202,7 @@ def _scribble(rng: Random) -> Image.Image:
 
 
 def _texture(rng: Random) -> Image.Image:
-    """A piece of the photograph that matplotlib ships for its examples."""
+    """Crop a square of matplotlib's sample photo."""
     photo = _photo()
     size = int(rng.integers(40, 160))
     left = int(rng.integers(photo.width - size))
@@ -217,14 +217,14 @@ def _photo() -> Image.Image:
 
 
 def _blank(rng: Random) -> Image.Image:
-    """Paper alone, unevenly lit."""
+    """Draw blank paper, unevenly lit."""
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     light = rng.uniform(150, 220) + 30 * (rng.uniform(-1, 1) * x + rng.uniform(-1, 1) * y)
     light += rng.normal(scale=3, size=light.shape)
     return Image.fromarray(light.clip(0, 255).astype(np.uint8))
 
 
-# Letters that many hands, or most fonts, write as a digit.
+# Letters that look like a digit in many people's handwriting or in most fonts.
 LIKE_DIGITS = "BDGIOQSZbgijloqsz"
 UNLIKE_DIGITS = "ACEFHJKLMNPRTUVWXYacdefhkmnprtuvwxy"
 NON_DIGIT_KINDS: Mapping[str, Callable[[Random], Image.Image]] = {
@@ -241,7 +241,7 @@ NON_DIGIT_KINDS: Mapping[str, Callable[[Random], Image.Image]] = {
 def examples(
     recognizer: Recognizer, digits: Dataset, each: int
 ) -> dict[str, list[tuple[Gray, Prediction]]]:
-    """The first pictures that `judge` looks at: `each` of every kind, and how they are read."""
+    """Return the suite's first `each` pictures of every kind, with their predictions."""
     drawn: dict[str, list[Image.Image]] = {}
     for name, render in PICTURE_KINDS.items():
         rng = np.random.default_rng(0)
@@ -256,10 +256,10 @@ def examples(
 
 
 def evaluate_pictures(recognizer: Recognizer, digits: Dataset) -> dict[str, dict[str, float]]:
-    """How `recognizer` reads `digits` in each disguise.
+    """Evaluate `recognizer` on `digits` rendered as each kind of picture.
 
-    Gives, for each, the share that is read as the images themselves are (``agreement``), the
-    share that is read correctly, and the share that is ``flagged`` with a warning.
+    For each kind, returns the fraction with the same prediction as the original image
+    (``agreement``), the ``accuracy``, and the fraction with a warning (``flagged``).
     """
     direct = [prediction.label for prediction in recognizer.classify(digits.images)]
     results = {}
@@ -277,7 +277,7 @@ def evaluate_pictures(recognizer: Recognizer, digits: Dataset) -> dict[str, dict
 
 
 def evaluate_non_digits(recognizer: Recognizer, pictures: int) -> dict[str, float]:
-    """The share that is caught, flagged or said to hold no ink, of `pictures` of each kind."""
+    """Return the fraction with a warning for each kind of non-digit, over `pictures` pictures."""
     caught = {}
     for name, draw in NON_DIGIT_KINDS.items():
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Charts of the picture suite and the corruption suite."""
+"""Plots of the picture suite and the corruption suite."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def plot_pictures(
     examples: Mapping[str, Sequence["tuple[npt.NDArray[np.uint8], Prediction]"]], path: Path
 ) -> None:
-    """Draw pictures of each kind above what the network saw of them, and what was read.
+    """Plot pictures of each kind above the network's input and prediction.
 
-    A label with a warning has a question mark.
+    A question mark means a warning.
     """
     columns = max(map(len, examples.values()))
     figure = Figure(figsize=(1.0 * columns, 2.35 * len(examples)), layout="constrained")
@@ -44,9 +44,9 @@ def plot_robustness(
     examples: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.uint8]]]],
     path: Path,
 ) -> None:
-    """Draw each corruption by severity with the accuracy there, and the risk by coverage.
+    """Plot an example and the accuracy for each corruption and severity, and risk by coverage.
 
-    `report` is what `corruption_suite.judge` gives, `examples` one image for each of its cells.
+    `report` and `examples` come from `evaluate_corruptions` and `corruption_suite.examples`.
     """
     rows = max(map(len, examples.values()))
     figure = Figure(figsize=(11, 0.72 * rows + 3.2), layout="constrained")
