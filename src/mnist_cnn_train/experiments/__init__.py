@@ -1,1 +1,1 @@
-"""Many runs: recipes, seeds, sweeps."""
+"""Experiments with many runs: recipes, seeds and sweeps."""

@@ -1,4 +1,4 @@
-"""DVC's experiments, through its command line."""
+"""Run and query DVC experiments through the command line."""
 
 import json
 import re
@@ -12,7 +12,7 @@ Setting = str | int | float | bool
 
 
 def arguments(changes: dict[str, Setting]) -> list[str]:
-    """The arguments of `dvc exp run` that make `changes`."""
+    """Return the arguments of `dvc exp run` that make `changes`."""
     texts = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in changes.items()
@@ -21,22 +21,22 @@ def arguments(changes: dict[str, Setting]) -> list[str]:
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """The content of the metrics files of each experiment on the current commit, by its name."""
+    """Return the metrics files' content for each experiment on the current commit, by name."""
     return _shown("metrics")
 
 
 def settings() -> dict[str, dict[str, Any]]:
-    """The content of params.yaml in each experiment on the current commit, by its name."""
+    """Return the content of params.yaml for each experiment on the current commit, by name."""
     return {name: files[str(PARAMS)]["data"] for name, files in _shown("params").items()}
 
 
 def run_experiment(name: str, changes: dict[str, Setting]) -> dict[str, Any]:
-    """Run the pipeline with `changes` as the experiment `name`, which replaces an older one.
+    """Run the pipeline with `changes` as the experiment `name`, replacing an older one.
 
-    It runs in a folder of its own, and leaves this one as it is.
+    It runs in a temporary folder and leaves this one unchanged.
 
     Returns:
-        The content of its metrics files, by their paths.
+        The content of its metrics files, by path.
 
     Raises:
         MnistCnnError: a stage or DVC failed.
@@ -57,15 +57,15 @@ def _shown(part: str) -> dict[str, dict[str, Any]]:
 
 
 def dvc(*command: str) -> str:
-    """The standard output of a DVC command.
+    """Run a DVC command and return its standard output.
 
     Raises:
-        MnistCnnError: it failed; in the words of the stage, or else of DVC.
+        MnistCnnError: it failed; the message is the stage's or else DVC's.
     """
     result = subprocess.run(["dvc", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if result.returncode:
         output = f"{result.stdout}\n{result.stderr}"
-        # A stage starts what it says with its name, and indents what follows.
+        # A stage's message starts with its name; further lines are indented.
         said = re.search(r"^(download|train|evaluate|export): .*(\n  .*)*", output, re.MULTILINE)
         errors = re.findall(r"^ERROR: .*", output, re.MULTILINE)
         told = said.group() if said else " ".join(errors) or output

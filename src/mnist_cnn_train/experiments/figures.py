@@ -1,4 +1,4 @@
-"""Charts of the experiments."""
+"""Plots of the experiments."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_fig
 
 
 def plot_seeds(study: Mapping[str, Any], path: Path) -> None:
-    """Draw the test accuracy of each recipe: every seed, their mean, its 95 % interval.
+    """Plot the test accuracy of each recipe: each seed, and the mean with its 95 % interval.
 
-    `study` is what `mnist_cnn_train.experiments.seeds.report` gives for the published recipes.
+    `study` is the result of `mnist_cnn_train.experiments.seeds.report` for the published recipes.
     """
     figure = Figure(figsize=(7, 1 + 0.5 * len(study)), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Where the experiments' settings and results are."""
+"""Paths of the experiments' settings and results."""
 
 from pathlib import Path
 

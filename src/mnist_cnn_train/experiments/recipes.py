@@ -10,10 +10,10 @@ Recipes = dict[str, dict[str, Setting]]
 
 
 def read_recipes(path: Path, group: str) -> Recipes:
-    """The recipes of one group in `path`, each as the settings that it changes in params.yaml.
+    """Read one group of recipes from `path`, each as its changes to params.yaml.
 
     Raises:
-        MnistCnnError: there is no such file or group, or it is not one of settings.
+        MnistCnnError: the file or group is missing, or does not map names to settings.
     """
     content = read_yaml(path)
     if not isinstance(content, dict) or group not in content:

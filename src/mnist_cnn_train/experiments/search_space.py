@@ -1,4 +1,4 @@
-"""What a sweep searches: `sweep.yaml`, checked against `params.yaml` before any work."""
+"""Search space of a sweep: `sweep.yaml`, validated against `params.yaml` before any work."""
 
 from functools import reduce
 from itertools import combinations_with_replacement
@@ -17,7 +17,7 @@ NOT_SEARCHED = ("train.seed", "train.device", "train.train_on_validation")
 
 
 class Pruning(Section):
-    """When a trial is stopped before its last epoch."""
+    """When to stop a trial before its last epoch."""
 
     kind: Literal["median", "none"]
     warmup_trials: int = Field(ge=1, le=10_000)
@@ -25,7 +25,7 @@ class Pruning(Section):
 
 
 class Plan(Section):
-    """Everything in `sweep.yaml`; settings and ranges as they are written there."""
+    """Contents of `sweep.yaml`; settings and ranges as written there."""
 
     trials: int = Field(ge=1, le=1_000_000)
     objective: Literal["validation_loss", "validation_accuracy"]
@@ -38,20 +38,20 @@ class Plan(Section):
 
 
 class Sweep(NamedTuple):
-    """A plan, and the params of the pipeline with its settings, which each trial starts from."""
+    """A plan, and the base params of all trials: `params.yaml` with the plan's settings."""
 
     plan: Plan
     base: Params
 
     def suggest(self, trial: BaseTrial) -> Params:
-        """The params of `trial`: a value from each range, all others as in `base`."""
+        """Return the params of `trial`: a value from each range, all others as in `base`."""
         base = self.base.model_dump()
         changes = {key: _suggest(trial, key, one, base) for key, one in self.plan.ranges.items()}
         return Params.model_validate(changed(base, changes))
 
 
 def read_sweep(params: Params, path: Path = SWEEP) -> Sweep:
-    """Read `path`, and check it against `params`; MnistCnnError has one line for each problem."""
+    """Read `path`, and check it against `params`; MnistCnnError has one line per problem."""
     content, base = settings.read_yaml(path), params.model_dump()
     try:
         plan = Plan.model_validate(content if isinstance(content, dict) else {})
@@ -71,12 +71,12 @@ def _problems(part: str, base: dict[str, Any], changes: dict[Any, Any]) -> list[
 
 
 def _range_problems(plan: Plan, params: dict[str, Any]) -> list[str]:
-    """What keeps the ranges from being searched: their keys, else values, else types and order."""
+    """Return problems of the ranges: of their keys, else of values, else of types and order."""
     if problems := [f"ranges.{key}: {why}" for key in plan.ranges if (why := _reason(key, plan))]:
         return problems
     base = changed(params, plan.settings)
     values = [(key, value) for key, one in plan.ranges.items() for value in _values(one)]
-    # Two at a time: each may be valid alone, but not both together.
+    # In pairs, since two values may be valid alone but not together.
     pairs = map(dict, combinations_with_replacement(values, 2))
     if problems := [line for pair in pairs for line in _problems("ranges", base, pair)]:
         return problems
@@ -89,7 +89,7 @@ def _range_problems(plan: Plan, params: dict[str, Any]) -> list[str]:
 
 
 def _reason(key: Any, plan: Plan) -> str:
-    """Why a setting should not be searched; empty if it may be."""
+    """Return why a setting should not be searched; empty if it may be."""
     if key == "train.epochs" and plan.pruning.kind != "none":
         return "should not be searched with pruning, which compares trials at the same epoch"
     recipe = str(key).startswith(("model.", "train.")) and key not in NOT_SEARCHED
@@ -97,14 +97,14 @@ def _reason(key: Any, plan: Plan) -> str:
 
 
 def _values(written: Any) -> list[Any]:
-    """The choices, or both ends, of a range."""
+    """Return the choices, or both ends, of a range."""
     if isinstance(written, dict):
         return [written.get("low"), written.get("high")]
     return written if isinstance(written, list) else [written]
 
 
 def _suggest(trial: BaseTrial, key: str, written: Any, base: dict[str, Any]) -> Any:
-    """A value from what is `written` for the setting `key`; TypeError or ValueError by Optuna."""
+    """Suggest a value for `key` from a range as `written`; raises TypeError, or Optuna's errors."""
     value: Any = reduce(dict.__getitem__, key.split("."), base)
     if isinstance(written, list):
         return trial.suggest_categorical(key, written)

@@ -1,9 +1,9 @@
-"""Recipes over several seeds: run as DVC experiments, then summed up.
+"""Run recipes with several seeds as DVC experiments, and summarize the results.
 
-Each run is a `dvc exp run --temp`, so it works in a folder of its own, and several go at once.
-What ran before, with the same code, data and settings, comes from DVC's cache within seconds: a
-series that was interrupted resumes where it was. DVC's queue would do the same, but a worker that
-is killed can leave a task behind that `dvc exp show` stumbles over.
+Each run is a `dvc exp run --temp` in its own folder, so several can run in parallel. Earlier runs
+with the same code, data and settings come from DVC's cache within seconds, so an interrupted
+series resumes where it stopped. DVC's queue would do the same, but a killed worker can leave a task
+behind that breaks `dvc exp show`.
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,12 +27,12 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Group:
-    """How the recipes of a group in recipes.yaml are evaluated."""
+    """How to evaluate the recipes of a group in recipes.yaml."""
 
     name: str
-    stage: str  # the last one to run, with all that it depends on
+    stage: str  # the last one to run, after its dependencies
     source: Path  # the metrics file that it writes
-    metrics: tuple[str, ...]  # those of its figures that count
+    metrics: tuple[str, ...]  # names of the metrics to report
     report: Path
 
 
@@ -67,7 +67,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe with one seed; `changes` are its settings by dotted key, with the seed's."""
+    """One recipe with one seed; `changes` are its settings by dotted key, including the seed."""
 
     group: str
     recipe: str
@@ -76,13 +76,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of its DVC experiment."""
+        """Name of the DVC experiment."""
         return f"{self.group}-{self.recipe}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave: the figures that count, and the SHA-256 of the weights they belong to."""
+    """Result of a run: the group's metrics, and the SHA-256 of the weights."""
 
     metrics: Metrics
     weights_sha256: str
@@ -91,18 +91,18 @@ class Result:
 def run_seeds(
     recipes: Recipes, group: Group, seeds: int, jobs: int
 ) -> dict[str, dict[int, Result]]:
-    """The result of each recipe with each of the seeds from 0.
+    """Run each recipe with seeds from 0 to `seeds` - 1; return the results by recipe and seed.
 
     Args:
-        recipes: what `read_recipes` gives.
-        group: what to run, and which metrics to take.
-        seeds: how many values of `train.seed`.
-        jobs: how many run at once.
+        recipes: result of `read_recipes`.
+        group: what to run, and which metrics to collect.
+        seeds: number of values of `train.seed`.
+        jobs: number of parallel runs.
 
     Raises:
-        MnistCnnError: a run failed, or DVC did, or it mixed up their settings.
+        MnistCnnError: a run or DVC failed, or DVC mixed up the settings.
     """
-    # The results of every seed are wanted, also of one below the gate.
+    # Every seed counts, even if its accuracy is below the minimum.
     runs = [
         Run(group.name, recipe, seed, {"evaluate.min_accuracy": 0.0, **changes, "train.seed": seed})
         for recipe, changes in recipes.items()
@@ -136,13 +136,13 @@ def _result(files: dict[str, Any], group: Group) -> Result:
 
 
 def check_settings(runs: list[Run]) -> None:
-    """Remove what was run with other settings than its own, and stop.
+    """Remove experiments that were run with wrong settings.
 
-    DVC passes settings through the workspace: of two runs that start at once, it may rarely give
-    one the settings of the other.
+    DVC passes settings through the workspace. If two runs start at the same time, one may, rarely,
+    get the other's settings.
 
     Raises:
-        MnistCnnError: some were, or DVC failed.
+        MnistCnnError: some experiments were removed, or DVC failed.
     """
     base, found = read_yaml(PARAMS), settings()
     wrong = [run.name for run in runs if found[run.name] != changed(base, run.changes)]
@@ -155,7 +155,7 @@ def check_settings(runs: list[Run]) -> None:
 
 
 def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
-    """Run all, `jobs` at once, each in a folder of its own; how those failed that did."""
+    """Run all, `jobs` in parallel, each in its own folder; return the messages of failed runs."""
     failures = []
     with (
         ThreadPoolExecutor(jobs) as pool,
@@ -183,7 +183,7 @@ def _run_all(runs: list[Run], stage: str, jobs: int) -> list[str]:
 
 
 def summarize(values: list[float]) -> dict[str, float]:
-    """Mean, standard deviation, and Student's 95 % interval of the mean, of `values`.
+    """Return the mean of `values`, its 95 % interval (Student's t), and the standard deviation.
 
     The standard deviation is that of a sample (divided by n - 1).
     """
@@ -196,14 +196,14 @@ def summarize(values: list[float]) -> dict[str, float]:
 def report(
     recipes: Recipes, results: dict[str, dict[int, Result]], pipeline: str, processor: str
 ) -> dict[str, Any]:
-    """What `results` say of each recipe: each metric by seed, and summed up; ready for JSON.
+    """Report each metric of each recipe, by seed and summarized; ready for JSON.
 
     Args:
-        recipes: what `read_recipes` gives.
-        results: what `run_seeds` gives.
-        pipeline: SHA-256 of the weights that the pipeline itself makes. While it makes the same,
-            the results are those of the present code.
-        processor: that everything ran on.
+        recipes: result of `read_recipes`.
+        results: result of `run_seeds`.
+        pipeline: SHA-256 of the weights that the pipeline itself produces. As long as it produces
+            the same, the results are those of the current code.
+        processor: the processor that everything ran on.
     """
     content: dict[str, Any] = {}
     for recipe, by_seed in results.items():

@@ -1,4 +1,4 @@
-"""A search for better settings: Optuna's trials, run by any number of processes on one database."""
+"""Hyperparameter search: Optuna trials, run by any number of processes on one database."""
 
 import hashlib
 import os
@@ -25,12 +25,12 @@ from mnist_cnn_train.pipeline.paths import PIPELINE, RAW_DATA
 from mnist_cnn_train.training.log import EpochLog
 from mnist_cnn_train.training.loop import DivergedError, train
 
-DATABASE = f"sqlite:///{SWEEPS}?timeout=60"  # seconds that a writer waits for the others
+DATABASE = f"sqlite:///{SWEEPS}?timeout=60"  # seconds that a writer waits for others
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(sweep: Sweep, url: str, name: str, create: bool = True) -> optuna.Study:
-    """Open the study `name`, or `create` it; MnistCnnError if it is of another search."""
+    """Open the study `name`, or `create` it; MnistCnnError if it belongs to another search."""
     missing = MnistCnnError(f"there is no study {name!r} yet; run the sweep without --best")
     if not create and url == DATABASE and not SWEEPS.is_file():
         raise missing
@@ -67,7 +67,7 @@ def _open_storage(url: str, patience: int) -> optuna.storages.RDBStorage:
 
 
 class _TrialSampler(optuna.samplers.TPESampler):
-    """Seeded for each trial by its number: else all workers would draw the same settings."""
+    """TPE sampler seeded by the trial's number, or all workers would draw the same settings."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -78,7 +78,7 @@ class _TrialSampler(optuna.samplers.TPESampler):
 
 
 def _fingerprint(sweep: Sweep) -> str:
-    """SHA-256 of what the trials depend on beside the images."""
+    """Return the SHA-256 of everything that trials depend on, other than the images."""
     deps = read_yaml(PIPELINE)["stages"]["train"]["deps"]
     code = [file.read_text() for dep in deps for file in sorted(Path(dep).rglob("*.py"))]
     plan = sweep.plan.model_dump_json(exclude={"trials", "patience"})
@@ -87,13 +87,13 @@ def _fingerprint(sweep: Sweep) -> str:
 
 
 def run_sweep(sweep: Sweep, url: str, name: str, jobs: int) -> optuna.Study:
-    """Run trials in `jobs` processes until enough are finished; MnistCnnError if they end early."""
+    """Run trials in `jobs` processes until enough finished; MnistCnnError if they end early."""
     study, wanted = open_study(sweep, url, name), sweep.plan.trials
     finished = partial(study.get_trials, deepcopy=False, states=FINISHED)
     if len(finished()) < wanted:
         worker = partial(get_context("spawn").Process, target=_worker_main, daemon=True)
         workers = [worker(args=(sweep, url, name)) for _ in range(jobs)]
-        # Ctrl-C ends this process alone, and the daemons with it: their trials are run again.
+        # Ctrl-C ends only this process, and its daemons with it: their trials are run again.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in workers:
             process.start()
@@ -117,12 +117,16 @@ def _worker_main(sweep: Sweep, url: str, name: str) -> None:
 
 
 def run_trial(trial: Trial, sweep: Sweep, digits: tuple[Dataset, Dataset]) -> float:
-    """Train on the first of `digits`, evaluate on the second; TrialPruned if that goes badly."""
+    """Train on the first of `digits`, and return the objective on the second.
+
+    Raises:
+        optuna.TrialPruned: the trial is not promising, or the loss diverged.
+    """
     params = sweep.suggest(trial)
 
     def after_epoch(entry: EpochLog) -> None:
         if (parent := parent_process()) and not parent.is_alive():
-            sys.exit()  # without a word to Optuna, so that another worker runs the trial again
+            sys.exit()  # without telling Optuna, so that another worker runs the trial again
         trial.set_user_attr("validation_accuracy", entry.validation_accuracy)
         trial.report(getattr(entry, sweep.plan.objective), entry.epoch)
         if entry.epoch < params.train.epochs and trial.should_prune():
@@ -134,5 +138,5 @@ def run_trial(trial: Trial, sweep: Sweep, digits: tuple[Dataset, Dataset]) -> fl
     except DivergedError as error:
         raise optuna.TrialPruned(str(error)) from None
     except MnistCnnError as error:
-        sys.exit(f"mnist_cnn_train: {error}")  # else Optuna logs a traceback
+        sys.exit(f"mnist_cnn_train: {error}")  # otherwise Optuna logs a traceback
     return float(getattr(log[-1], sweep.plan.objective))

@@ -1,6 +1,6 @@
-"""Tables of the documentation, generated from the files that hold the results.
+"""Generate the documentation's tables from the result files.
 
-`python -m mnist_cnn_train.experiments.tables` rewrites what stands between `<!-- table: NAME -->`
+`python -m mnist_cnn_train.experiments.tables` rewrites everything between `<!-- table: NAME -->`
 and `<!-- /table -->` in README.md and docs.
 """
 
@@ -25,10 +25,10 @@ NOTE = (
 
 
 def with_tables(text: str) -> str:
-    """`text` with each table as the results below the current folder have it.
+    """Return `text` with each table regenerated from the results in the current folder.
 
     Raises:
-        MnistCnnError: there is no table of that name, or no file of results.
+        MnistCnnError: a table's name is unknown, or a result file is missing.
     """
     return BLOCK.sub(lambda found: f"{found[1]}\n{_table(found[2])}\n{found[3]}", text)
 
@@ -43,7 +43,7 @@ def _table(name: str) -> str:
 
 
 def _name(recipe: str, found: dict[str, Any]) -> str:
-    """Marked where the pipeline now trains other weights than when `found` was measured."""
+    """Format the recipe's name, marked if the pipeline's weights have changed since `found`."""
     current = found.get("pipeline_weights_sha256") == read_json(VALIDATION)["weights_sha256"]
     return f"`{recipe}`{'' if current else ' †'}"
 
@@ -133,7 +133,7 @@ TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
 
 
 def main() -> None:
-    """Rewrite the tables of all documents below the current folder."""
+    """Rewrite the tables in README.md and docs."""
     with exit_on_error("tables"):
         for path in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
             before = path.read_text(encoding="utf-8")
