@@ -1,1 +1,1 @@
-"""From trained weights to checked ONNX files."""
+"""Export trained weights to ONNX files, and check them."""

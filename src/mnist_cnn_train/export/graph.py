@@ -20,14 +20,14 @@ NORMALIZATIONS = {
 
 
 class Deployable(nn.Module):
-    """`network` with what surrounds it: from uint8 ``[batch, 28, 28]`` to both outputs."""
+    """`network` with pre- and postprocessing: from uint8 ``[batch, 28, 28]`` to both outputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities, each float ``[batch, classes]``."""
+        """Return logits and probabilities, each float ``[batch, classes]``."""
         logits = self.network(to_input(image))
         return logits, logits.softmax(dim=1)
 
@@ -35,9 +35,9 @@ class Deployable(nn.Module):
 def describe(
     network: DigitNetwork, weights_sha256: str, accuracy: float, data: Description = MNIST
 ) -> dict[str, str]:
-    """What the ONNX file says about itself, and about the `data` of its training and evaluation.
+    """Return the ONNX file's metadata: the network, its dataset, and its test accuracy.
 
-    Its `accuracy` on the test images is from 0 to 1.
+    `accuracy` is from 0 to 1.
     """
     return {
         LABELS_KEY: ",".join(data.names),
@@ -53,20 +53,19 @@ def describe(
 
 
 def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> ModelProto:
-    """Export `network` as one self-contained ONNX model with a dynamic batch.
+    """Export `network` as one self-contained ONNX model with a dynamic batch size.
 
-    The same network gives the same bytes: nothing of this machine is in them, neither its
-    folders nor the time.
+    The same network gives the same bytes, since paths and times of this machine are removed.
 
     Args:
-        network: from float ``[n, 1, 28, 28]`` in [0, 1] to logits; is put in evaluation mode.
-        opset: of the default ONNX domain.
-        metadata: kept in the model's own properties.
+        network: maps float ``[n, 1, 28, 28]`` in [0, 1] to logits; is put in evaluation mode.
+        opset: opset version of the default ONNX domain.
+        metadata: stored as the model's properties.
 
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX.
     """
-    program = cast(  # None is returned by the older exporter alone
+    program = cast(  # only the older exporter returns None
         "torch.onnx.ONNXProgram",
         torch.onnx.export(
             Deployable(network).eval(),
@@ -82,7 +81,7 @@ def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> 
     )
     model = program.model_proto
     _strip(model)
-    # The oldest format that has these operators, so that older runtimes read it too.
+    # The oldest format with these operators, for the sake of older runtimes.
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
@@ -90,9 +89,9 @@ def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> 
 
 
 def _strip(model: ModelProto) -> None:
-    """Drop what the exporter notes for debugging: stack traces, with paths of this machine.
+    """Remove debugging information (stack traces with local paths), inner shapes and node names.
 
-    And what no runtime needs: the shapes within, and the names of nodes.
+    No runtime needs any of these.
     """
     graph = model.graph
     del graph.value_info[:]

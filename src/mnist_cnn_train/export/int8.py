@@ -1,4 +1,4 @@
-"""The ONNX file in eight bits: a third of the size, with ranges taken from real digits."""
+"""Static int8 quantization of the ONNX model, to a third of its size."""
 
 import logging
 import tempfile
@@ -16,12 +16,12 @@ from mnist_cnn.onnxfile.contract import INPUT
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.export.parity import run_logits
 
-# What has weights, and what lies between; softmax stays as it is.
+# Operators with weights, and those between them; softmax stays in floats.
 QUANTIZED = ["Conv", "Gemm", "MaxPool"]
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Images as onnxruntime's calibration asks for them, a batch at a time."""
+    """Feeds images to onnxruntime's calibration in batches."""
 
     def __init__(self, images: npt.NDArray[np.uint8], size: int = 100) -> None:
         self.batches: Iterator[npt.NDArray[np.uint8]] = (
@@ -34,21 +34,21 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize(model: ModelProto, calibration: Dataset, metadata: Mapping[str, str]) -> ModelProto:
-    """`model` with weights and activations in eight bits, the weights with a scale per channel.
+    """Quantize weights (with a scale per channel) and activations of `model` to eight bits.
 
-    Both are unsigned. With signed weights, onnxruntime multiplies by an instruction that saturates
-    at 16 bits on processors with AVX2 and without VNNI, and so reads other logits there.
+    Both are unsigned: with signed weights, onnxruntime uses an instruction that saturates at 16
+    bits on processors with AVX2 but without VNNI, so logits would differ there.
 
     The graph has QuantizeLinear and DequantizeLinear around the usual operators (QDQ), so that
-    any ONNX runtime reads it. The same arguments give the same bytes.
+    any ONNX runtime can run it. The same arguments give the same bytes.
 
     Source: B. Jacob et al., "Quantization and training of neural networks for efficient
     integer-arithmetic-only inference", CVPR 2018.
 
     Args:
-        model: what `export_onnx` gives.
-        calibration: digits whose activations set the ranges, from least to largest.
-        metadata: kept in the model's own properties.
+        model: result of `export_onnx`.
+        calibration: images whose activations determine the ranges, by minimum and maximum.
+        metadata: stored as the model's properties.
 
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX.
@@ -57,7 +57,7 @@ def quantize(model: ModelProto, calibration: Dataset, metadata: Mapping[str, str
         path = Path(folder) / "int8.onnx"
         root = logging.getLogger()
         level = root.level
-        root.setLevel(logging.ERROR)  # it advises a step that the exporter has done already
+        root.setLevel(logging.ERROR)  # hides advice on a step that the exporter has done already
         try:
             quantize_static(
                 _shortly_named(model),
@@ -70,7 +70,7 @@ def quantize(model: ModelProto, calibration: Dataset, metadata: Mapping[str, str
                 weight_type=QuantType.QUInt8,
             )
         except OSError as error:
-            error.filename = error.filename or folder  # where the disk is full
+            error.filename = error.filename or folder  # None if the disk is full
             raise
         finally:
             root.setLevel(level)
@@ -85,7 +85,7 @@ def quantize(model: ModelProto, calibration: Dataset, metadata: Mapping[str, str
 
 
 def _shortly_named(model: ModelProto) -> ModelProto:
-    """A copy of `model` whose inner values have short names, which else are a sixth of the file."""
+    """Copy `model` with short names of inner values; long ones are a sixth of the file."""
     short = ModelProto()
     short.CopyFrom(model)
     graph = short.graph
@@ -105,21 +105,21 @@ def _shortly_named(model: ModelProto) -> ModelProto:
 def check_int8(
     small: ModelProto, model: ModelProto, digits: Dataset, tolerance: float, limit: float
 ) -> float:
-    """Compare `small` on `digits` with `model`, and with what its own file says, to the letter.
+    """Compare `small` with `model`, and its optimized with its unoptimized execution, on `digits`.
 
     Args:
-        small: what `quantize` gave of `model`.
-        model: what `export_onnx` gave.
-        digits: which the network has not learned from, else the comparison flatters it.
-        tolerance: the largest difference of a logit between what onnxruntime makes of the file on
-            this processor, in integers, and what it says.
-        limit: the largest loss of accuracy against `model`.
+        small: result of `quantize` for `model`.
+        model: result of `export_onnx`.
+        digits: images that the network was not trained on, or the comparison would be biased.
+        tolerance: largest difference of a logit between onnxruntime's optimized execution, in
+            integers on this processor, and its execution of the graph as written.
+        limit: largest drop in accuracy compared with `model`.
 
     Returns:
-        The accuracy of `small`, from 0 to 1, alike on all processors.
+        The accuracy of `small`, from 0 to 1, which is the same on all processors.
 
     Raises:
-        CheckFailedError: a logit differs by more, or more accuracy is lost.
+        CheckFailedError: a logit differs by more, or the accuracy drops by more.
     """
     written = run_logits(small, digits.images, as_written=True)
     difference = float(np.abs(run_logits(small, digits.images) - written).max())
@@ -132,7 +132,7 @@ def check_int8(
     full = run_logits(model, digits.images, as_written=True)
     accuracies = [float((of.argmax(axis=1) == digits.labels).mean()) for of in (full, written)]
     loss = accuracies[0] - accuracies[1]
-    if loss > limit + 1e-9:  # a difference of two shares is not exact
+    if loss > limit + 1e-9:  # allow for rounding
         raise CheckFailedError(
             f"in int8 the accuracy drops by {loss:.4f}, more than export.max_int8_accuracy_drop "
             f"{limit:g}; no int8 model was written"

@@ -1,4 +1,4 @@
-"""Whether onnxruntime and PyTorch agree on an exported model."""
+"""Check that onnxruntime and PyTorch agree on an exported model."""
 
 import math
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from mnist_cnn.onnxfile.session import open_content, read_logits, run_batches
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.model.networks import predict_logits
 
-# One image, a batch that divides nothing, a usual one, and the whole test set at once.
+# One image, an odd size, a usual one, and the whole test set at once.
 BATCH_SIZES = (1, 7, 256, 10_000)
 
-# Of `run_logits`. The last bits of a logit depend on it, so it is part of what is exported.
+# Batch size of `run_logits`. Logits' last bits depend on it, so changing it changes exported files.
 BATCH_SIZE = 100
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How onnxruntime compares with torch on the same images.
+    """Comparison of onnxruntime with torch on the same images.
 
     Attributes:
-        largest_difference: between two logits of the same image and class, over all batch sizes;
-            its last digits depend on the processor.
-        agreement: the smallest share of images, over all batch sizes, with the same class.
-        accuracy: by onnxruntime, the smallest over all batch sizes.
+        largest_difference: maximum absolute difference of a logit over all batch sizes; its last
+            digits depend on the processor.
+        agreement: smallest fraction of images with the same prediction over all batch sizes.
+        accuracy: smallest accuracy with onnxruntime over all batch sizes.
     """
 
     largest_difference: float
@@ -41,19 +41,19 @@ class Parity:
 
     @property
     def difference_at_most(self) -> float:
-        """The next power of ten above `largest_difference`, which is alike on all processors."""
+        """`largest_difference` rounded up to a power of ten: the same on all processors."""
         return 10.0 ** math.ceil(math.log10(max(self.largest_difference, 1e-9)))
 
 
 def run_logits(
     model: ModelProto, images: npt.NDArray[np.uint8], as_written: bool = False
 ) -> npt.NDArray[np.float32]:
-    """Logits, ``[n, classes]``, that onnxruntime gives of `images`, uint8 ``[n, 28, 28]``.
+    """Return logits ``[n, classes]`` of `images`, uint8 ``[n, 28, 28]``, from onnxruntime.
 
     Args:
-        model: what to run.
-        images: n at least 1.
-        as_written: as for `open_model`; else optimized for this processor, as users run it.
+        model: the model to run.
+        images: n is at least 1.
+        as_written: as for `open_model`; if False, optimize for this processor, as users do.
     """
     return read_logits(open_content(model.SerializeToString(), as_written), images, BATCH_SIZE)
 
@@ -65,11 +65,11 @@ def check_parity(
     tolerance: float,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Parity:
-    """Run `model` on all of `digits` in each of `batch_sizes`, and compare it with `network`.
+    """Run `model` on all of `digits` with each of `batch_sizes`, and compare it with `network`.
 
     Raises:
         CheckFailedError: a logit or probability differs by more than `tolerance`, or an image
-            gets another class.
+            gets another prediction.
     """
     expected_logits = predict_logits(network, torch.from_numpy(digits.images))
     expected = [expected_logits.numpy(), expected_logits.softmax(dim=1).numpy()]
@@ -79,7 +79,7 @@ def check_parity(
     for size in tqdm(batch_sizes, unit="batch size", desc="parity", disable=None):
         found = run_batches(session, OUTPUTS, digits.images, size)
         gaps = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
-        # A NaN compares false with everything, so the test says what is fine.
+        # Comparisons with NaN are false, so test for the valid range.
         if not max(gaps) <= tolerance:
             raise CheckFailedError(
                 f"in batches of {size}, onnxruntime differs from torch by {max(gaps):.2g}, "

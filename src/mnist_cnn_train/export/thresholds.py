@@ -1,8 +1,8 @@
-"""When a picture is not taken for a digit: its logit is lower than nearly all of its label's.
+"""Logit thresholds: a prediction is flagged if its logit is below its class's threshold.
 
-Source of the score: D. Hendrycks et al., "Scaling out-of-distribution detection for real-world
-settings", ICML 2022. On the validation images it told letters and shapes from digits better than
-the largest probability, the margin between two logits, or their log-sum-exp.
+Source of the score, the largest logit: D. Hendrycks et al., "Scaling out-of-distribution detection
+for real-world settings", ICML 2022. On the validation images, it separated letters and shapes from
+digits better than the largest probability, the margin between two logits, or their log-sum-exp.
 """
 
 import math
@@ -17,29 +17,29 @@ from mnist_cnn.onnxfile.contract import LOGIT_THRESHOLDS_KEY
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.export.parity import run_logits
 
-NO_BOUND = -1e6  # of a label that no digit was read as: nothing is known, so nothing is flagged
+NO_BOUND = -1e6  # threshold of a class that no image was classified as: flag nothing
 
 
 def threshold_split(validation: Dataset) -> Dataset:
-    """Four of five validation images: the bound is chosen on these."""
+    """Return four of every five validation images, for choosing the thresholds."""
     return validation.take(np.flatnonzero(np.arange(len(validation)) % 5))
 
 
 def holdout_split(validation: Dataset) -> Dataset:
-    """The others: the reader of pictures is evaluated on these."""
+    """Return the other fifth of the validation images, for evaluating the picture reader."""
     return validation.take(np.arange(0, len(validation), 5))
 
 
 def reader_inputs(digits: Dataset, dataset: str) -> npt.NDArray[np.uint8]:
-    """The images ``[n, 28, 28]`` by which the recognizer will know `digits` of `dataset`.
+    """Return the images ``[n, 28, 28]`` of `digits` as the recognizer would see them.
 
-    A folder's are what it made of people's pictures, and to make that once more would blur them.
+    Those of a folder are preprocessed already; to do that again would blur them.
     """
     return digits.images if dataset == "folder" else preprocess_images(digits)
 
 
 def preprocess_images(digits: Dataset) -> npt.NDArray[np.uint8]:
-    """The images ``[n, 28, 28]`` that the recognizer makes of `digits`, less those without ink."""
+    """Preprocess `digits` as the recognizer does, to ``[n, 28, 28]``; drop images without ink."""
     seen = [image for image in map(to_mnist, digits.images) if image is not None]
     return np.stack(seen) if seen else digits.images[:0]
 
@@ -47,10 +47,10 @@ def preprocess_images(digits: Dataset) -> npt.NDArray[np.uint8]:
 def set_logit_thresholds(
     model: ModelProto, digits: npt.NDArray[np.uint8], max_false_alarm_rate: float
 ) -> None:
-    """Set each label's threshold: at most `max_false_alarm_rate` of its digits are below.
+    """Set each class's threshold so that at most `max_false_alarm_rate` of its images are below it.
 
-    Its digits are those of ``[n, 28, 28]`` that are read as it. The bounds become a property of
-    `model`, `LOGIT_THRESHOLDS_KEY`.
+    A class's images are those of `digits`, uint8 ``[n, 28, 28]``, that `model` classifies as it.
+    The thresholds are stored in the property `LOGIT_THRESHOLDS_KEY` of `model`.
     """
     logits = run_logits(model, digits, as_written=True)
     largest, label = logits.max(axis=1), logits.argmax(axis=1)
@@ -64,4 +64,4 @@ def _bound(logits: npt.NDArray[np.float32], max_false_alarm_rate: float) -> floa
     if not logits.size:
         return NO_BOUND
     exact = float(np.quantile(logits, max_false_alarm_rate, method="lower"))
-    return math.floor(100 * exact) / 100  # rounded down, so that no more are below
+    return math.floor(100 * exact) / 100  # rounded down, so that no more images are below
