@@ -1,4 +1,4 @@
-"""The networks, from pixels to logits: 8,890 parameters in two orders, 9,802, or 9,885."""
+"""Networks from pixels to logits, with 8,890 (in two layer orders), 9,802 or 9,885 parameters."""
 
 from abc import ABC, abstractmethod
 
@@ -9,22 +9,22 @@ from torch.nn import functional
 from mnist_cnn.core.mnist import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD
 from mnist_cnn_train.pipeline.params import Model
 
-# Down and right, in pixels. The first `views` of them are taken: the image as it is, its four
-# neighbors, and those across the corners.
+# Test-time augmentation: shifts down and right, in pixels, of which the first `tta_views` are used:
+# none, then to the four sides, then diagonally.
 SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 
-# Added to an image's own variance, so that the noise of a blank one is not blown up.
+# Added to an image's variance, so that the noise of a blank image is not amplified.
 MIN_VARIANCE = 1e-3
 
 
 class DigitNetwork(nn.Module, ABC):
-    """Convolutions and a linear layer, with all that the networks below share.
+    """Base class of the networks: convolutions and a linear layer.
 
-    In evaluation mode, an image is read in several views, which are the image moved by up to a
-    pixel, and their logits are averaged. No parameter is added, and no training step is slower.
+    In evaluation mode, the logits of several views of an image, each shifted by up to a pixel, are
+    averaged (test-time augmentation). This adds no parameters and does not slow down training.
     """
 
-    channels: int  # of 3 x 3, that the convolutions end with
+    channels: int  # last channels of the convolutions, of 3 x 3 each
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class DigitNetwork(nn.Module, ABC):
         normalization: str = "fixed",
         classes: int = len(LABELS),
     ) -> None:
-        """Draw initial weights from torch's global generator.
+        """Initialize the weights from torch's global generator.
 
         Args:
-            dropout: probability with which each of the last channels is zeroed in training.
-            tta_views: how many of `SHIFTS` are averaged.
-            normalization: ``fixed``, by the mean and deviation of MNIST's pixels, or ``image``, by
-                those of each image: then neither brightness nor contrast matters.
-            classes: how many logits there are.
+            dropout: probability of zeroing each of the last channels in training.
+            tta_views: number of `SHIFTS` to average.
+            normalization: ``fixed``, by the mean and standard deviation of MNIST's pixels, or
+                ``image``, by those of each image, for invariance to brightness and contrast.
+            classes: number of logits.
         """
         super().__init__()
         self.features = nn.Sequential(*self._layers())
@@ -51,10 +51,10 @@ class DigitNetwork(nn.Module, ABC):
 
     @abstractmethod
     def _layers(self) -> list[nn.Module]:
-        """New ones, from one channel of 28 x 28 to `channels` of 3 x 3."""
+        """Create the layers from one channel of 28 x 28 to `channels` of 3 x 3."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float ``[n, classes]``, of `images`, float ``[n, 1, 28, 28]`` in [0, 1]."""
+        """Return logits, float ``[n, classes]``, of float ``[n, 1, 28, 28]`` in [0, 1]."""
         if self.training or self.tta_views == 1:
             return self._logits(images)
         paper = functional.pad(images, (1, 1, 1, 1))
@@ -75,7 +75,7 @@ class DigitNetwork(nn.Module, ABC):
             return (images - PIXEL_MEAN) / PIXEL_STD
         centered = images - images.mean((2, 3), keepdim=True)
         variance = centered.square().mean((2, 3), keepdim=True)
-        # Not `sqrt`, which rounds as the vendor of the processor has it.
+        # Not `sqrt`, whose rounding depends on the processor's vendor.
         return centered * (variance + MIN_VARIANCE).rsqrt()
 
 
@@ -84,7 +84,7 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    # ReLU and max-pool commute exactly; after the pool, ReLU has a quarter of the work.
+    # ReLU and max-pool commute exactly; after max-pool, ReLU has a quarter of the work.
     return nn.Sequential(*_convolution(inputs, outputs), nn.MaxPool2d(2), nn.ReLU(inplace=True))
 
 
@@ -103,8 +103,8 @@ class DigitCNN(DigitNetwork):
     | block 3     | 32 x 3 x 3   | 4,640 + 64         |
     | classifier  | 10           | 2,890              |
 
-    A block is convolution, batch norm, ReLU and max-pool; its parameters are those of the
-    convolution and of the batch norm.
+    Each block is a convolution, batch norm, max-pool and ReLU; the parameters are those of the
+    convolution and of batch norm.
     """
 
     channels = 32
@@ -114,14 +114,14 @@ class DigitCNN(DigitNetwork):
 
 
 class FastDigitCNN(DigitNetwork):
-    """The same 8,890 parameters as `DigitCNN`, with less work for them.
+    """The same 8,890 parameters as `DigitCNN`, with less computation.
 
-    - Batch norm comes behind the max-pool, where it has a quarter of the work. That is another
+    - Batch norm comes after max-pool, where it has a quarter of the work. That is a different
       function, since the two do not commute; the order is that of K. Jordan, "94% on CIFAR-10 in
       3.29 seconds on a single GPU" (2024).
-    - Two pixels are cut off each side. What MNIST's digits leave there is paper as a rule: they
-      were scaled to 20 x 20. 24 pixels are halved to 12, 6 and 3, where of 28, 14 and 7, the max-
-      pools drop the last.
+    - Two pixels are cropped on each side, which are usually paper, since MNIST's digits were scaled
+      to 20 x 20. 24 pixels halve to 12, 6 and 3; of 28, 14 and 7, the last max-pool drops a row and
+      a column.
     """
 
     channels = 32
@@ -134,7 +134,7 @@ class FastDigitCNN(DigitNetwork):
 
 
 class DeepDigitCNN(DigitNetwork):
-    """Five narrow convolutions, which read better than three within 9,999 parameters.
+    """Five narrow convolutions, more accurate than three with fewer than 10,000 parameters.
 
     | layer          | output       | parameters         |
     | -------------- | ------------ | ------------------ |
@@ -145,8 +145,8 @@ class DeepDigitCNN(DigitNetwork):
     | convolution 5  | 16 x 3 x 3   | 2,320 + 32         |
     | classifier     | 10           | 1,450              |
 
-    9,802 in all. Each convolution is followed by batch norm and ReLU, and where the output
-    shrinks, by a max-pool before them, which leaves them a quarter of the work.
+    9,802 in total. Each convolution is followed by batch norm and ReLU. Where the output shrinks,
+    max-pool comes before them, which leaves them a quarter of the work.
     """
 
     channels = 16
@@ -164,17 +164,17 @@ class DeepDigitCNN(DigitNetwork):
 
 
 class _Contrast(nn.Conv2d):
-    """A convolution that tells how much contrast there is, whichever side of it is darker."""
+    """Convolution with absolute value: responds to an edge whichever side is darker."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images).abs()
 
 
 class RobustDigitCNN(DigitNetwork):
-    """`DeepDigitCNN` for damaged images: an edge is an edge, from ink to paper or back.
+    """`DeepDigitCNN` for corrupted images: edges count equally in both directions.
 
-    Where light, fog or a stripe turns dark on light into light on dark, in all of the image or in a
-    part, the absolute value behind the first convolution lets the rest see the same.
+    If light, fog or a stripe inverts the contrast of the image or of a part, the absolute value
+    after the first convolution gives the same features.
 
     | layer          | output       | parameters         |
     | -------------- | ------------ | ------------------ |
@@ -185,7 +185,7 @@ class RobustDigitCNN(DigitNetwork):
     | convolution 5  | 16 x 3 x 3   | 2,304 + 32         |
     | classifier     | 10           | 1,450              |
 
-    9,885 in all. No convolution has a bias, which the batch norm behind it would take off.
+    9,885 in total. Convolutions have no bias, which the batch norm after them would cancel.
     """
 
     channels = 16
@@ -215,19 +215,19 @@ ARCHITECTURES: dict[str, type[DigitNetwork]] = {
 
 
 def build(model: Model, classes: int = len(LABELS)) -> DigitNetwork:
-    """The network that `model` describes, with initial weights from torch's global generator."""
+    """Build the network that `model` describes, initialized from torch's global generator."""
     architecture = ARCHITECTURES[model.architecture]
     return architecture(model.dropout, model.tta_views, model.normalization, classes)
 
 
 def to_input(pixels: Tensor) -> Tensor:
-    """The network's input, float ``[n, 1, 28, 28]`` in [0, 1], of uint8 ``[n, 28, 28]``."""
+    """Convert uint8 ``[n, 28, 28]`` to the network's input, float ``[n, 1, 28, 28]`` in [0, 1]."""
     return pixels.unsqueeze(1).float() / 255
 
 
 @torch.inference_mode()
 def predict_logits(network: nn.Module, pixels: Tensor, batch_size: int = 1000) -> Tensor:
-    """Logits, float ``[n, classes]``, of `pixels`, uint8 ``[n, 28, 28]``, on their device.
+    """Return logits, float ``[n, classes]``, of `pixels`, uint8 ``[n, 28, 28]``, on their device.
 
     The network is left in evaluation mode.
     """

@@ -1,4 +1,4 @@
-"""Trained weights on disk, as safetensors: plain numbers that run no code when read."""
+"""Save and load trained weights as safetensors, which cannot run code when loaded."""
 
 import hashlib
 from pathlib import Path
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.files import write_bytes
 
-# The one entry of the file's metadata: several would have no fixed order, and the same weights
-# would not always give the same bytes.
+# The only entry of the metadata: several would have no fixed order, so the same weights could give
+# different bytes.
 CHECKSUM_KEY = "sha256"
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write all parameters and buffers of `network`, whole or not at all, with their SHA-256."""
+    """Write all parameters and buffers of `network` atomically, with their SHA-256."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_bytes(path, save(tensors, {CHECKSUM_KEY: _digest(tensors)}))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill `network`, on its own device, from a file that `save_weights` wrote.
+    """Load a file that `save_weights` wrote into `network`, on its device.
 
     Raises:
         MnistCnnError: the file is missing, damaged, from another network, or not finite.
     """
     try:
-        path.open("rb").close()  # safetensors takes a file that it may not read for a missing one
+        path.open("rb").close()  # safetensors reports an unreadable file as missing
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
