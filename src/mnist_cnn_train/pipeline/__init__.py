@@ -1,1 +1,1 @@
-"""What all stages share: settings, paths, and how a stage runs."""
+"""Shared code of the stages: settings, paths, and running a stage."""

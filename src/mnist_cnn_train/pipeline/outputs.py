@@ -1,7 +1,7 @@
-"""What `dvc.lock` says that the stages wrote, and DVC's cache, which keeps it.
+"""Outputs recorded in `dvc.lock`, and their restoration from DVC's cache.
 
-Read without DVC and YAML, which are missing just where outputs have to be put back because the
-wrong Python was started.
+Uses neither DVC nor a YAML package: outputs may have to be restored because the wrong Python was
+started, which lacks both.
 """
 
 import re
@@ -16,10 +16,10 @@ _OUTPUT = re.compile(r"^    - path: (.+)\n      hash: md5\n      md5: (\w{32})$"
 
 
 def recorded_outputs(lock: str) -> dict[str, dict[Path, str]]:
-    """The MD5 of each output, by the name of its stage and by its path, in the pipeline's order.
+    """Return the MD5 of each output by stage and path, in the pipeline's order.
 
     Args:
-        lock: the content of a `dvc.lock`, as DVC writes it.
+        lock: content of a `dvc.lock` as written by DVC.
     """
     return {
         stage: {Path(path): md5 for path, md5 in _OUTPUT.findall(entry.partition("    outs:\n")[2])}
@@ -28,7 +28,7 @@ def recorded_outputs(lock: str) -> dict[str, dict[Path, str]]:
 
 
 def restore_outputs(stage: str) -> None:
-    """Put the outputs of the last run of `stage` back from DVC's cache, all of them or none.
+    """Restore all outputs of the last run of `stage` from DVC's cache, or none if one is missing.
 
     DVC deletes them before it starts a stage.
     """

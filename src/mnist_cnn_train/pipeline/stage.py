@@ -1,4 +1,4 @@
-"""What each stage runs within: alone in its folder, with failures told in one line."""
+"""Context managers around a stage: one-line errors, restored outputs, and a lock."""
 
 import fcntl
 import os
@@ -15,13 +15,11 @@ from mnist_cnn_train.pipeline.paths import CHECKPOINTS
 
 @contextmanager
 def running(stage: str) -> Iterator[None]:
-    """Run the block as `stage`.
+    """Run the block as `stage`, with `exit_on_error`.
 
-    Failures that a user can mend end the process as `exit_on_error` says. DVC deletes the outputs
-    of a stage before it starts it. If the stage then ends early, because its settings are refused,
-    the disk is full or somebody presses Ctrl-C, say, they are put back from DVC's cache, so that
-    the last good model stays. Not so after a `CheckFailedError`, since that says that the model
-    is not good.
+    DVC deletes a stage's outputs before starting it. If the stage then ends early (for example:
+    invalid settings, disk full, Ctrl-C), they are restored from DVC's cache, so that the last good
+    model stays; not after a `CheckFailedError`, which says that the model is not good.
     """
     with exit_on_error(stage), _ending_by_exception():
         try:
@@ -41,7 +39,7 @@ def running(stage: str) -> Iterator[None]:
 
 @contextmanager
 def _ending_by_exception() -> Iterator[None]:
-    """Have SIGTERM raise in the block, as Ctrl-C does."""
+    """Make SIGTERM raise an exception in the block, as Ctrl-C does."""
 
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -54,16 +52,16 @@ def _ending_by_exception() -> Iterator[None]:
 
 
 def _in_torchrun() -> bool:
-    """Whether torchrun started this process; then all is left to the one that started torchrun."""
+    """Whether torchrun started this process; if so, the process that started torchrun cleans up."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
 def exclusive_lock(name: str) -> Iterator[None]:
-    """Wait until no other process in this folder is within a block of this `name`.
+    """Wait until no other process in this folder is in a block of this `name`.
 
-    Where `dvc` alone was killed, its stage is still at work. However a process ends, the system
-    takes its lock away.
+    If only `dvc` was killed, its stage may still be running. The system releases the lock however
+    the process ends.
     """
     CHECKPOINTS.mkdir(exist_ok=True)
     with (CHECKPOINTS / f"{name}.lock").open("w") as file:
@@ -77,6 +75,6 @@ def exclusive_lock(name: str) -> Iterator[None]:
 
 
 def _put_back_outputs() -> None:
-    stage = os.environ.get("DVC_STAGE")  # set by DVC for what it starts
+    stage = os.environ.get("DVC_STAGE")  # set by DVC
     if stage:
         restore_outputs(stage)

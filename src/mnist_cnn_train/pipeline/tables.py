@@ -1,4 +1,4 @@
-"""Tables of figures as CSV files."""
+"""CSV files of numbers."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from mnist_cnn.core.files import write_bytes
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write one line for `header` and one for each of `rows`, with Unix line ends."""
+    """Write one line for `header` and one for each of `rows`, with Unix line endings."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -20,16 +20,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:
-    """The columns of a CSV file of numbers, by their names in its header; NaN where one is empty.
+    """Read the columns of a CSV file of numbers, by name; empty fields become NaN.
 
     Raises:
-        MnistCnnError: the file holds no rows, or something else than numbers.
+        MnistCnnError: the file has no rows, or contains anything but numbers.
         OSError: the file cannot be read.
     """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        # Without a value, a row is too short (None) or has an empty field ("").
+        # A field is None if the row is too short, and "" if it is empty.
         columns = {
             name: [math.nan if row[name] == "" else float(row[name]) for row in rows]
             for name in rows[0]

@@ -1,4 +1,4 @@
-"""Reads YAML so that DVC, whose parser is another one, never reads a setting otherwise."""
+"""Read YAML so that every setting has the same value as with DVC's own parser."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from mnist_cnn.core.errors import MnistCnnError
 
 
 class SettingsLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads a scalar as DVC does, by YAML 1.2, or as a string, which is no number in a setting."""
+    """Reads a scalar as DVC does, by YAML 1.2, or as a string, which numeric settings refuse."""
 
     yaml_implicit_resolvers: ClassVar = {
         None: [
@@ -27,7 +27,7 @@ class SettingsLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ig
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The content of a mapping whose keys are all different."""
+        """Construct a mapping; duplicate keys raise an error."""
         content: dict[Any, Any] = super().construct_mapping(node, deep)
         known: set[str] = set()
         for key, _ in node.value:
@@ -47,10 +47,10 @@ SettingsLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a file of settings at the repository's root.
+    """Read a settings file at the repository's root.
 
     Raises:
-        MnistCnnError: there is no such file, or it is not valid YAML.
+        MnistCnnError: the file is missing or is not valid YAML.
     """
     try:
         return parse_yaml(path.read_bytes(), str(path))
@@ -59,7 +59,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str | bytes, name: str) -> Any:
-    """The content of the YAML file `name`, whose `text` is given; raises MnistCnnError."""
+    """Parse the `text` of the YAML file `name`; raises MnistCnnError."""
     try:
         for token in yaml.scan(text, SettingsLoader):
             if isinstance(token, yaml.DirectiveToken | yaml.TagToken):
