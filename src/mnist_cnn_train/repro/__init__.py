@@ -1,1 +1,1 @@
-"""The project's `dvc` command, and the verification of committed results."""
+"""The project's `dvc` command, and verification of committed results."""

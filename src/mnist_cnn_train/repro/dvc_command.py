@@ -1,9 +1,9 @@
-"""The command `dvc` of the project's environment: DVC, once nothing is in its way.
+"""Wrapper of the `dvc` command that fixes DVC's environment and its damaged files.
 
-DVC starts a stage by `$SHELL`, which may be no shell, and by the `python` that comes first on the
-`PATH`, which may be another; by then it has deleted the stage's outputs. And where it was killed
-while it wrote one of its own two files, it refuses to start again. `make setup` puts this command
-in the place of DVC's own.
+DVC starts stages with `$SHELL`, which may not be a shell, and the first `python` on the `PATH`,
+which may be the wrong one; by then it has deleted the stage's outputs. Also, if it is killed while
+writing one of its own two files, it refuses to start again. `make setup` installs this command in
+place of DVC's own.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ def main() -> None:
     """Run DVC with the arguments of this process."""
     from dvc.cli import main as dvc
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else `exp run` leaves git detached
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or `exp run` leaves git detached
     os.environ["SHELL"] = "/bin/sh"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     root = find_root(Path.cwd())
@@ -35,14 +35,14 @@ def main() -> None:
 
 
 def find_root(folder: Path) -> Path | None:
-    """The DVC project that `folder` is in."""
+    """Return the root of the DVC project that contains `folder`; None if there is none."""
     return next((one for one in (folder, *folder.parents) if (one / ".dvc").is_dir()), None)
 
 
 def remove_half_written(root: Path) -> None:
-    """Remove what DVC was killed in writing, unless a living process holds it.
+    """Remove files that a killed DVC left half written, unless a running process has the lock.
 
-    Without its `rwlock`, DVC knows of no other process, and without a `dvc.lock`, it takes the
+    Without `rwlock`, DVC assumes that no other process is running; without `dvc.lock`, it takes the
     results from its cache.
     """
     temporary = root / ".dvc/tmp"
@@ -60,7 +60,7 @@ def remove_half_written(root: Path) -> None:
 
 
 def remove_training_states(root: Path) -> None:
-    """Remove what an interrupted training kept, once the pipeline has its results otherwise."""
+    """Remove training checkpoints, which are obsolete once the pipeline has succeeded."""
     with _holding(root / CHECKPOINTS / "train.lock") as held:
         for state in (root / CHECKPOINTS).glob("train-*") if held else ():
             state.unlink()
@@ -68,7 +68,7 @@ def remove_training_states(root: Path) -> None:
 
 @contextmanager
 def _holding(lock: Path) -> Iterator[bool]:
-    """Whether `lock` could be taken, as DVC takes it; where it is not there, nobody needs it."""
+    """Try to take `lock` as DVC does; yield whether it was taken, False if the file is missing."""
     if not lock.is_file():
         yield False
         return
@@ -92,7 +92,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _is_lock(path: Path) -> bool:
-    """Whether DVC can read `path`; one with the marks of a merge is its author's to mend."""
+    """Whether DVC can read `path`; True for merge conflicts, which the user must resolve."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import ParseError, load_yaml
     from voluptuous import Invalid

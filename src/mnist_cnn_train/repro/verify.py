@@ -1,7 +1,7 @@
-"""Whether what the pipeline makes is what was committed, to the byte; docs/reproducibility.md.
+"""Verify that the pipeline reproduces the committed results to the byte.
 
-`python -m mnist_cnn_train.repro.verify` makes it from scratch, elsewhere; with `--here`, what is
-here is compared.
+`python -m mnist_cnn_train.repro.verify` runs it from scratch in a clone; with `--here`, it compares
+the results in this folder. See docs/reproducibility.md.
 """
 
 import json
@@ -28,15 +28,15 @@ def verify() -> str:
     """Run the pipeline of the last commit in a clone, on the CPU, and compare all its outputs.
 
     Returns:
-        A line that says that all are identical.
+        A message that all outputs are identical.
 
     Raises:
-        MnistCnnError: one differs, or a stage failed.
+        MnistCnnError: an output differs, or a stage failed.
     """
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         clone = Path(folder) / "clone"
         _git("clone", "--quiet", ".", str(clone))
-        if RAW_DATA.is_dir():  # for where no mirror answers; checked by their sums like any other
+        if RAW_DATA.is_dir():  # in case no mirror answers; verified by checksum like any source
             (clone / "data/offline").symlink_to(RAW_DATA.resolve())
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-P", "-m", "mnist_cnn_train.repro.dvc_command", "repro"]
@@ -56,9 +56,9 @@ def verify() -> str:
 
 
 def describe_differences() -> str | None:
-    """A line if the results here differ from the committed ones by the processor alone.
+    """Return a message if the results here differ from the committed ones only by the processor.
 
-    None where code, data or settings differ too, for then the results should.
+    None if they do not, or if code, data or settings differ, since then results may differ.
     """
     try:
         committed, committed_accuracy = _committed(LOCK), _committed(ACCURACY)
@@ -77,7 +77,7 @@ def describe_differences() -> str | None:
 
 
 def outputs(lock: str) -> dict[str, str]:
-    """The MD5 of each output by its path, in the pipeline's order, that a `dvc.lock` names."""
+    """Return the MD5 of each output in a `dvc.lock` by path, in the pipeline's order."""
     return {
         str(path): md5
         for recorded in recorded_outputs(lock).values()
@@ -86,7 +86,7 @@ def outputs(lock: str) -> dict[str, str]:
 
 
 def _inputs(lock: str) -> list[Any]:
-    """What a `dvc.lock` says of code, settings and data that come from no stage."""
+    """Return a `dvc.lock`'s commands, settings, and dependencies other than stages' outputs."""
     made = outputs(lock)
     return [
         (
@@ -110,7 +110,7 @@ def _git(*command: str) -> str:
 
 
 def main() -> None:
-    """Verify, or compare what is here."""
+    """Run the command line."""
     with exit_on_error("verify"):
         line = describe_differences() if sys.argv[1:] == ["--here"] else verify()
         if line:
