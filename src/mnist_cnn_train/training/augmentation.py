@@ -1,4 +1,4 @@
-"""The training images as an epoch shows them: augmented, or as they are."""
+"""The training images of each epoch, with or without augmentation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,29 +11,28 @@ from mnist_cnn_train.pipeline.params import Train
 from mnist_cnn_train.transforms.affine import sample_distortions, warp
 from mnist_cnn_train.transforms.corruptions import corrupt_batch, to_pixels
 
-# Many enough to be quick, few enough for the memory.
-CORRUPTED_AT_ONCE = 2_500
+CORRUPTED_AT_ONCE = 2_500  # images: enough to be fast, and few enough for memory
 
 
 @dataclass(frozen=True)
 class EpochImages:
-    """All training images in one epoch.
+    """All training images of one epoch.
 
     Attributes:
         pixels: uint8 ``[n, 28, 28]``.
-        distortions: the matrix that each is drawn through, float ``[n, 2, 3]``; None for none.
+        distortions: affine matrix for each image, float ``[n, 2, 3]``; None for no distortion.
     """
 
     pixels: Tensor
     distortions: Tensor | None = None
 
     def to_input(self, chosen: Tensor | slice) -> Tensor:
-        """The network's input, float ``[m, 1, 28, 28]`` in [0, 1], of the images `chosen`."""
+        """Return the images `chosen` as the network's input, float ``[m, 1, 28, 28]`` in [0, 1]."""
         batch = to_input(self.pixels[chosen])
         return batch if self.distortions is None else warp(batch, self.distortions[chosen])
 
     def corrupted(self, fraction: float, key: Sequence[int]) -> "EpochImages":
-        """These, distorted, and then a `fraction` of them corrupted, as `key` draws."""
+        """Apply the distortions, then corrupt about a `fraction` of the images, seeded by `key`."""
         pixels = torch.empty_like(self.pixels)
         for start in range(0, len(pixels), CORRUPTED_AT_ONCE):
             part = slice(start, start + CORRUPTED_AT_ONCE)
@@ -43,9 +42,9 @@ class EpochImages:
 
 
 def epoch_images(pixels: Tensor, recipe: Train, epoch: int) -> EpochImages:
-    """The images `pixels`, uint8 ``[n, 28, 28]``, as the `epoch`, from 1, shows them.
+    """Augment the images `pixels`, uint8 ``[n, 28, 28]``, for `epoch`, from 1.
 
-    They depend on the seed, the epoch and the place of each image alone.
+    The result depends only on the images, the recipe, the epoch and each image's index.
     """
     augmentation = recipe.augmentation
     if epoch > recipe.epochs - recipe.unaugmented_epochs:

@@ -1,6 +1,6 @@
-"""The state of an unfinished training, from which it resumes after an interruption.
+"""Checkpoints from which an interrupted training resumes.
 
-It lies outside the outputs of the pipeline, since DVC deletes those before it runs a stage.
+They are not pipeline outputs, since DVC deletes those before it runs a stage.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Checkpoint:
-    """A file that holds the state of one training: tensors by their names.
+    """A file with the state of one training run: tensors by name.
 
-    Of several processes, the leader alone reads and writes it.
+    Of several processes, only the leader reads and writes it.
     """
 
     def __init__(self, path: Path, processes: ProcessGroup = SINGLE_PROCESS) -> None:
-        """Keep the state at `path`, a file of its own, for all `processes`."""
+        """Store the state of all `processes` in the file `path`."""
         self.path = path
         self._processes = processes
 
@@ -43,7 +43,7 @@ class Checkpoint:
         data: Iterable[Dataset],
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> Self:
-        """That of a training of this code on this kind of machine, with `settings` and `data`."""
+        """Return the checkpoint for this code, this kind of machine, `settings` and `data`."""
         key = hashlib.sha256()
         for module in imported_sources():
             key.update(hashlib.sha256(module.read_bytes()).digest())
@@ -56,17 +56,17 @@ class Checkpoint:
         return cls(CHECKPOINTS / f"train-{key.hexdigest()[:32]}", processes)
 
     def save(self, state: Mapping[str, Tensor]) -> None:
-        """Replace the state, whole or not at all."""
+        """Replace the state atomically."""
         if not self._processes.is_leader:
             return
         content = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-        # Safetensors would not notice a changed number.
+        # With a checksum, since safetensors does not detect a changed number.
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
 
     def load(self) -> dict[str, Tensor] | None:
-        """The state; None where there is none, or where it is damaged, which is logged.
+        """Return the state; None if it is missing, or damaged, which is logged.
 
-        All processes call this at the same time, and get the leader's state.
+        All processes must call this together, and get the leader's state.
         """
         state = self._read() if self._processes.is_leader else None
         shared: dict[str, Tensor] | None = self._processes.broadcast(state)
@@ -84,13 +84,13 @@ class Checkpoint:
         return load(content)
 
     def remove(self) -> None:
-        """Forget the state, once nothing is unfinished."""
+        """Delete the state once training has finished."""
         if self._processes.is_leader:
             self.path.unlink(missing_ok=True)
 
 
 def imported_sources() -> list[Path]:
-    """The files of the project's modules that this process has imported: no other code matters."""
+    """Return the project's modules that this process has imported, as no other code matters."""
     return sorted(
         Path(module.__file__)
         for name, module in list(sys.modules.items())

@@ -1,4 +1,4 @@
-"""Training by several processes, on one host or many, each on its shard of every batch."""
+"""Distributed training: several processes on one or more hosts, each on its shard of a batch."""
 
 import os
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from mnist_cnn_train.training.torchrun import in_torchrun
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The `count` processes that train one network, as seen by the one of `rank`, from 0."""
+    """The `count` processes that train one network; this one is number `rank`, from 0."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process is the one that writes and reports."""
+        """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def broadcast(self, value: Any) -> Any:
-        """What the leader has as `value`."""
+        """Return the leader's `value` in all processes."""
         values = [value]
         if self.count > 1:
             dist.broadcast_object_list(values)
@@ -41,12 +41,12 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
-    """What torchrun started this process as a part of; outside of it, `SINGLE_PROCESS`.
+    """Join the process group that torchrun started; without torchrun, yield `SINGLE_PROCESS`.
 
-    Where `device`, as in `train.device`, is CUDA, each process of a host takes its own GPU.
+    If `device` (`train.device`) means CUDA, each process of a host uses its own GPU.
 
     Raises:
-        MnistCnnError: there is no GPU for it; or within the block, another process was lost.
+        MnistCnnError: there is no GPU for this process, or another process was lost in the block.
     """
     if not in_torchrun():
         yield SINGLE_PROCESS
@@ -76,15 +76,14 @@ def _take_gpu(local_rank: int) -> None:
 
 
 class DistributedGradients:
-    """Splits each batch among processes, and averages their gradients and running statistics.
+    """Splits each batch among processes, and averages gradients and running statistics.
 
-    On GPUs, batch norm normalizes by the statistics of the whole batch. On CPUs, each process
-    normalizes its shard alone, as `ThreadedGradients` does: for batch norm, results are those of
-    smaller batches.
+    On GPUs, batch norm uses the statistics of the whole batch. On CPUs, it uses those of each
+    process's shard, as `ThreadedGradients` does, which amounts to smaller batches for batch norm.
     """
 
     def __init__(self, network: nn.Module, processes: ProcessGroup) -> None:
-        """Split the batches of `network`; on GPUs, its batch norms are replaced."""
+        """Split the batches of `network`; on GPUs, replace its batch norms by `SyncBatchNorm`."""
         self._processes = processes
         if next(network.parameters()).is_cuda:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # keeps the parameters
@@ -92,14 +91,17 @@ class DistributedGradients:
         self._network = DistributedDataParallel(network, broadcast_buffers=False)
 
     def backward(self, loss: Loss, chosen: Tensor) -> Tensor:
-        """The mean `loss` over a batch, detached, whose gradients the network then has.
+        """Set the network's gradients to those of its mean `loss` over a batch.
 
         Args:
             loss: called once, for this process's shard of `chosen`.
-            chosen: indices of the images of the batch, int64 ``[n]``, alike in all processes.
+            chosen: indices of the batch's images, int64 ``[n]``, the same in all processes.
+
+        Returns:
+            The mean loss, detached.
         """
         count = self._processes.count
-        shard, weight = chosen, 1.0  # each process takes all of a batch that is too small
+        shard, weight = chosen, 1.0  # if the batch is too small to split, each process takes it all
         if len(chosen) >= count:
             shard = chosen.tensor_split(count)[self._processes.rank]
             weight = len(shard) * count / len(chosen)

@@ -1,4 +1,4 @@
-"""The recipe: a short schedule of SGD or AdamW on augmented images, with averaged weights."""
+"""Training loop: a short schedule of SGD or AdamW on augmented images, with averaged weights."""
 
 import logging
 import math
@@ -43,7 +43,7 @@ Gradients = ThreadedGradients | DistributedGradients
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave: the network in evaluation mode on the CPU, and its history."""
+    """Result of training: the network, in evaluation mode on the CPU, and its log."""
 
     network: nn.Module
     log: list[EpochLog]
@@ -62,17 +62,22 @@ def train(
     processes: ProcessGroup = SINGLE_PROCESS,
     after_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Trained:
-    """Train the network that `model` describes on `training`; return its averaged weights.
+    """Train the network that `model` describes, and return it with averaged weights.
 
-    The same arguments on the same machine give the same weights, to the bit, also after an
-    interruption: training resumes from `checkpoint`, which has the state after the last epoch.
-    `validation` changes nothing: the network is only evaluated on it. Several `processes` each call
-    this with the same arguments, among them a checkpoint for all of them. `after_epoch` is called
-    after each epoch that is trained now; what it raises ends the training.
+    The same arguments on the same machine give identical weights, also after an interruption.
+
+    Args:
+        training: images to train on.
+        validation: images to evaluate on after each epoch; they do not affect the weights.
+        model: the network.
+        recipe: the training settings.
+        checkpoint: saved after each epoch; training resumes from it. One for all processes.
+        processes: the process group; each process must call this with the same arguments.
+        after_epoch: called after each epoch trained by this call; its exceptions end training.
 
     Raises:
         DivergedError: the loss became infinite or NaN.
-        MnistCnnError: the device is absent.
+        MnistCnnError: the device is not available.
     """
     device = select_device(recipe.device)
     make_deterministic(recipe)
@@ -120,7 +125,7 @@ def _gradients(
 
 
 def _progress_bar(state: TrainingState) -> "tqdm[NoReturn]":
-    """On terminals, for whoever also sees what is logged."""
+    """Create a progress bar, shown on terminals if logging is enabled too."""
     hidden = None if logger.isEnabledFor(logging.INFO) else True
     done, steps = state.schedule.last_epoch, state.sampler.steps
     return tqdm(total=steps, initial=done, unit="batch", leave=False, disable=hidden)
@@ -133,7 +138,7 @@ def _train_epoch(
     loss: "_Loss",
     progress: "tqdm[NoReturn]",
 ) -> Tensor:
-    """The mean loss of each batch, float32 ``[batches]``."""
+    """Train one epoch; return the mean loss of each batch, float32 ``[batches]``."""
     state.network.train()
     batches = state.sampler.batches(epoch)
     losses = torch.empty(len(batches), device=loss.labels.device)
@@ -146,7 +151,7 @@ def _train_epoch(
 
 @dataclass(frozen=True)
 class _Loss:
-    """The mean loss of a batch of the training images, as one epoch shows them."""
+    """Mean loss over a batch of one epoch's images."""
 
     images: EpochImages
     labels: Tensor
@@ -163,7 +168,7 @@ class _Loss:
 def _validate(
     state: TrainingState, validation: Dataset | None, device: torch.device
 ) -> tuple[float | None, float | None]:
-    """Cross-entropy and accuracy on `validation`."""
+    """Return cross-entropy and accuracy on `validation`."""
     if validation is None:
         return None, None
     pixels, labels = _tensors(validation, device)
@@ -173,7 +178,7 @@ def _validate(
 
 
 def _tensors(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images, uint8 ``[n, 28, 28]``, and labels, int64 ``[n]``, on `device`."""
+    """Return images, uint8 ``[n, 28, 28]``, and labels, int64 ``[n]``, on `device`."""
     return torch.from_numpy(dataset.images).to(device), torch.from_numpy(dataset.labels).to(device)
 
 
@@ -181,7 +186,7 @@ def _check_finite(losses: Tensor, entry: EpochLog) -> None:
     broken = (~losses.isfinite()).nonzero().flatten().tolist()
     if broken:
         loss, step = losses[broken[0]].item(), broken[0] + 1
-    elif entry.validation_loss and not math.isfinite(entry.validation_loss):  # by the last step
+    elif entry.validation_loss and not math.isfinite(entry.validation_loss):  # due to the last step
         loss, step = entry.validation_loss, len(losses)
     else:
         return

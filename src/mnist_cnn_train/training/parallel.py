@@ -1,4 +1,4 @@
-"""Gradients of one batch on several threads of this process."""
+"""Gradients of one batch, computed on several threads of this process."""
 
 import copy
 from collections.abc import Callable
@@ -8,21 +8,21 @@ from typing import Self
 
 from torch import Tensor, nn
 
-# The mean loss of some images, given by their indices, through a copy of the network.
+# Returns the mean loss of a network on the images with the given indices.
 Loss = Callable[[nn.Module, Tensor], Tensor]
 
 
 class ThreadedGradients:
     """Splits each batch among threads, and adds up their gradients.
 
-    For networks of a few thousand weights, an operation of torch is too small to be worth
-    splitting over cores. Here, each thread takes its shard of the batch through a copy of the
-    network that has the same weights, but gradients and batch statistics of its own: it
-    normalizes by its shard alone, and `network` keeps the running statistics of the first (E.
-    Hoffer et al., "Train longer, generalize better", 2017). Gradients are added in a fixed
-    order, so that the result is the same, to the bit, however the threads run.
+    With a few thousand weights, a torch operation is too small to be split over cores. Instead,
+    each thread runs its shard of the batch through a copy of the network, which shares the weights
+    but has its own gradients and batch statistics. Batch norm thus uses the statistics of a shard,
+    and `network` keeps the running statistics of the first (E. Hoffer et al., "Train longer,
+    generalize better", 2017). Gradients are added in a fixed order, so the result is identical to
+    the bit however the threads are scheduled.
 
-    Operations that draw from torch's global generator are not repeatable on several threads.
+    Operations that draw from torch's global generator are not reproducible on several threads.
     """
 
     def __init__(self, network: nn.Module, threads: int) -> None:
@@ -42,11 +42,11 @@ class ThreadedGradients:
         self._pool.shutdown()
 
     def backward(self, loss: Loss, chosen: Tensor) -> Tensor:
-        """Set the gradients of the network to those of its mean `loss` over a batch.
+        """Set the network's gradients to those of its mean `loss` over a batch.
 
         Args:
             loss: called on the threads, once for each shard of `chosen`.
-            chosen: indices of the images of the batch, int64 ``[n]``.
+            chosen: indices of the batch's images, int64 ``[n]``.
 
         Returns:
             The mean loss, detached.

@@ -1,4 +1,4 @@
-"""Which images each epoch takes, and in which order."""
+"""Selection and order of the images in each epoch."""
 
 import math
 
@@ -10,22 +10,22 @@ from mnist_cnn_train.pipeline.params import Train
 
 
 def epoch_sizes(images: int, recipe: Train) -> list[int]:
-    """How many of `images` each epoch takes: all, then the hardest ones."""
+    """Return how many of `images` each epoch uses: all, then a fraction of hard examples."""
     return [images, *[math.ceil(recipe.hard_example_fraction * images)] * (recipe.epochs - 1)]
 
 
 class EpochSampler:
-    """Splits each epoch's images into batches: first all, then those of the largest loss.
+    """Splits each epoch's images into batches: all in the first epoch, then the hardest ones.
 
     Attributes:
-        generator: draws the order of the images.
-        sample_losses: each image's loss when it was last seen, float32 ``[images]``; 0 where every
-            epoch takes all images, which needs no losses.
-        steps: batches of the whole training.
+        generator: random generator for the order of the images.
+        sample_losses: each image's loss when last used, float32 ``[images]``; 0 if every epoch
+            uses all images, which needs no losses.
+        steps: number of batches in the whole training.
     """
 
     def __init__(self, images: int, recipe: Train, device: torch.device) -> None:
-        """Sample from `images` training images on `device`, by the seed of `recipe`."""
+        """Sample from `images` training images on `device` with the seed of `recipe`."""
         self._sizes = epoch_sizes(images, recipe)
         self._batch_size = recipe.batch_size
         self._needs_losses = recipe.hard_example_fraction < 1
@@ -34,7 +34,7 @@ class EpochSampler:
         self.steps = sum(math.ceil(size / recipe.batch_size) for size in self._sizes)
 
     def batches(self, epoch: int) -> tuple[Tensor, ...]:
-        """The indices of the images of each batch of an epoch, from 1: int64 ``[n]``, shuffled."""
+        """Return the shuffled indices, int64 ``[n]``, of each batch of an `epoch`, from 1."""
         size = self._sizes[epoch - 1]
         losses = self.sample_losses
         order = torch.randperm(size, generator=self.generator, device=losses.device)
@@ -44,12 +44,12 @@ class EpochSampler:
         return batches
 
     def note(self, chosen: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Keep the losses of the images `chosen`, by which later epochs choose.
+        """Record the losses of the images `chosen`, by which later epochs choose.
 
-        Threads may call this at once, for different images.
+        Threads may call this concurrently for different images.
 
         Args:
-            chosen: their indices, int64 ``[n]``.
+            chosen: indices of the images, int64 ``[n]``.
             logits: float32 ``[n, classes]``.
             labels: int64 ``[n]``.
         """

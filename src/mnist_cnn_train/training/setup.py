@@ -12,10 +12,10 @@ from mnist_cnn_train.pipeline.params import Train
 
 
 def select_device(name: str) -> torch.device:
-    """The device that `train.device` asks for; ``auto`` is cuda, else mps, else cpu.
+    """Return the device for `train.device`; ``auto`` is cuda, else mps, else cpu.
 
     Raises:
-        MnistCnnError: this machine does not have it.
+        MnistCnnError: the device is not available.
     """
     present = {
         "cuda": torch.cuda.is_available(),
@@ -33,20 +33,20 @@ def select_device(name: str) -> torch.device:
 
 
 def make_deterministic(recipe: Train) -> None:
-    """Seed torch, and let it use only deterministic algorithms."""
-    # cuBLAS is deterministic only with a fixed workspace, which it reads from here.
+    """Seed torch, and restrict it to deterministic algorithms."""
+    # cuBLAS is deterministic only with a fixed workspace size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # As `use_deterministic_algorithms`, which needs a second more, for a compiler.
+    # Like `use_deterministic_algorithms`, which takes a second longer, as it imports a compiler.
     torch.set_deterministic_debug_mode("error")
-    # Filling new memory guards against reading it unwritten, which nothing here does.
+    # Filling new memory guards against uninitialized reads, which do not occur here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(1)  # more would gain little within operations as small as ours
+    torch.set_num_threads(1)  # more gain little for such small operations
     torch.manual_seed(recipe.seed)
 
 
 def make_optimizer(network: nn.Module, recipe: Train) -> Optimizer:
-    """SGD or AdamW, with weight decay on weights alone."""
-    # Biases and norms only shift and scale: decay would hold them back and smooth nothing.
+    """Create SGD or AdamW, with weight decay only on weights."""
+    # Not on biases and norms: they only shift and scale, so decay would not regularize.
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [
@@ -64,10 +64,10 @@ def make_optimizer(network: nn.Module, recipe: Train) -> Optimizer:
 
 
 def learning_rate_factor(recipe: Train, steps: int) -> Callable[[int], float]:
-    """The fraction of the peak learning rate at each step.
+    """Return the schedule: a function from the step to the fraction of the peak learning rate.
 
-    It rises in a line while warming up. By the schedule ``linear`` it then falls in a line to zero,
-    by ``constant`` it stays.
+    The rate rises linearly during warmup. It then falls linearly to zero (``linear``) or stays
+    (``constant``).
     """
     warmup = recipe.warmup * steps
 

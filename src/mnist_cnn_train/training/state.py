@@ -1,4 +1,4 @@
-"""All that changes while training, and its way into a checkpoint and back."""
+"""The state of a training run, and its conversion to and from a checkpoint."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from mnist_cnn_train.training.sampling import EpochSampler
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that changes while training; `tensors` and `restore` are each other's inverse."""
+    """Everything that changes during training; `restore` is the inverse of `tensors`."""
 
     network: nn.Module
     average: WeightAverage
@@ -27,7 +27,7 @@ class TrainingState:
     log: list[EpochLog] = field(default_factory=list)
 
     def step(self) -> None:
-        """Change the weights by their gradients."""
+        """Take one step of the optimizer, the schedule and the average."""
         self.optimizer.step()
         self.schedule.step()
         self.average.update()
@@ -38,7 +38,7 @@ class TrainingState:
         return modules | ({"averaged": averaged} if averaged else {})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything, by name."""
+        """Return the whole state as tensors, by name."""
         found = {
             f"{prefix}.{name}": tensor
             for prefix, module in self._modules().items()
@@ -54,7 +54,7 @@ class TrainingState:
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put everything back."""
+        """Restore the whole state from `tensors`."""
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
             prefix, _, rest = name.partition(".")
@@ -74,7 +74,7 @@ class TrainingState:
             place, _, moment = name.partition(".")
             like = parameters[int(place)]
             if tensor.shape == like.shape:
-                # In memory, moments lie as their parameter does: fused optimizers rely on it.
+                # Fused optimizers need moments with the memory layout of their parameter.
                 tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
             moments[int(place)][moment] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": dict(moments)})
@@ -89,7 +89,7 @@ class TrainingState:
 
 
 def _generator_of(device: torch.device) -> torch.Generator:
-    """Torch's own, which dropout draws from."""
+    """Return torch's default generator for `device`, which dropout draws from."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]
     if device.type == "mps":

@@ -1,4 +1,4 @@
-"""Starting the processes of a training by torchrun."""
+"""Start training processes with torchrun."""
 
 import logging
 import os
@@ -11,26 +11,26 @@ from mnist_cnn.core.errors import MnistCnnError
 
 
 def in_torchrun() -> bool:
-    """Whether torchrun started this process, as one of several or as the only one."""
+    """Whether torchrun started this process, even as the only one."""
     return dist.is_torchelastic_launched()
 
 
 def launch(command: Sequence[str], processes: int) -> None:
-    """Run Python's `command` in `processes` processes of this host by torchrun, until all ended.
+    """Run Python with `command` in `processes` processes on this host, and wait for all.
 
-    As to any torchrun, the environment may name further hosts: PET_NNODES, PET_NODE_RANK,
+    As for any torchrun, environment variables may specify more hosts: PET_NNODES, PET_NODE_RANK,
     PET_MASTER_ADDR and PET_MASTER_PORT.
 
     Raises:
-        MnistCnnError: one of them failed or was killed; then the others are ended too.
+        MnistCnnError: a process failed or was killed; the others are then stopped too.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # It tells of a failed process in a page, and we in a line.
+    # torchrun reports a failed process in a page; we report it in a line.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process takes one core
-    # On one host, any free port; else the leader's has to be known to the others.
+    # One host can use any free port; several must know the leader's.
     one_host = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     hosts = [] if "PET_NNODES" in os.environ else one_host
     try:
