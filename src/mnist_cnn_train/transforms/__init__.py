@@ -1,1 +1,1 @@
-"""Random changes of images in training."""
+"""Random image transforms for training."""

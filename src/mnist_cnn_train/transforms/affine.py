@@ -1,4 +1,4 @@
-"""Random distortions of a whole batch at once, on whatever device it lies."""
+"""Random affine distortions of a whole batch, on its device."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from mnist_cnn_train.pipeline.params import Augmentation
 
 
 def affine_matrices(rotation: Tensor, shear: Tensor, translation: Tensor, scale: Tensor) -> Tensor:
-    """The maps from output to input coordinates that rotate, shear, scale, then move images.
+    """Return the output-to-input coordinate maps that rotate, shear, scale, then translate images.
 
-    The angles have the sense of `torchvision.transforms.functional.affine`.
+    The signs of angles are those of `torchvision.transforms.functional.affine`.
 
     Args:
         rotation: radians, clockwise, ``[n]``.
         shear: radians, along x, ``[n]``.
-        translation: in shares of the image's side, x then y, ``[n, 2]``.
+        translation: fractions of the image's side, x then y, ``[n, 2]``.
         scale: ``[n]``.
 
     Returns:
-        ``[n, 2, 3]``, in coordinates that run from -1 to 1 across the image, as
-        `torch.nn.functional.affine_grid` takes them.
+        ``[n, 2, 3]`` for `torch.nn.functional.affine_grid`, in coordinates from -1 to 1 across the
+        image.
     """
     cos, sin = torch.cos(rotation), torch.sin(rotation)
     tan = torch.tan(shear)
@@ -41,21 +41,21 @@ def affine_matrices(rotation: Tensor, shear: Tensor, translation: Tensor, scale:
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Draw `images`, float ``[n, 1, h, w]``, through `matrices`, ``[n, 2, 3]``.
+    """Warp `images`, float ``[n, 1, h, w]``, by `matrices`, ``[n, 2, 3]``.
 
-    Bilinear; what lies outside the image is 0, which is paper.
+    Interpolation is bilinear; pixels from outside the image are 0, which is paper.
     """
     grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
 
 
 def sample_distortions(count: int, ranges: Augmentation, key: Sequence[int]) -> Tensor:
-    """Matrices for `warp`, float ``[count, 2, 3]``: a random distortion for each of `count` images.
+    """Sample matrices for `warp`, float ``[count, 2, 3]``: a random distortion for each image.
 
     Args:
-        count: how many.
-        ranges: how far each distortion goes.
-        key: whole numbers, at least 0. The same key draws the same distortions, whatever the
+        count: number of images.
+        ranges: half-widths of the ranges of each distortion.
+        key: seed of nonnegative integers. The same key gives the same distortions, whatever the
             device, the batches and the order in which images are used.
     """
     drawn = 2 * np.random.default_rng(key).random((5, count), np.float32) - 1

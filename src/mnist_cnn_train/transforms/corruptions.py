@@ -1,9 +1,8 @@
-"""Corruptions of images of digits, which a robust network is trained on.
+"""Image corruptions for training robust networks.
 
-Each corruption takes a batch of images and how strongly each is to be corrupted, and keeps their
-shape. Those of `TRAINING` are for training, those of `HELD_OUT` only for choosing a recipe: none
-of them is made as one of the others is. All were made for this project; none is taken from a
-benchmark.
+Each corruption takes a batch of images and a severity for each, and keeps their shape. Those of
+`TRAINING` are for training, those of `evaluation.held_out.HELD_OUT` only for choosing a recipe; the
+two groups have no method in common. All were made for this project; none comes from a benchmark.
 """
 
 import math
@@ -20,50 +19,50 @@ from mnist_cnn_train.transforms.affine import affine_matrices, warp
 
 
 class BatchRng:
-    """Random numbers of one batch, in the shape ``[n, 1, 1, 1]`` unless said otherwise."""
+    """Random numbers for one batch of n images, of shape ``[n, 1, 1, 1]`` unless noted."""
 
     def __init__(self, images: Tensor, key: Sequence[int]) -> None:
-        """For `images`, on their device; the same key draws the same on every one."""
+        """Draw for `images`, on their device; the same key gives the same numbers on any device."""
         self._count, self._device = len(images), images.device
         self._rng = np.random.default_rng(key)
         sides = torch.arange(IMAGE_SIZE, dtype=torch.float32, device=self._device)
         self.rows, self.columns = sides.reshape(1, 1, -1, 1), sides.reshape(1, 1, 1, -1)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Float, one for each image or, with `shape`, as many."""
+        """Draw floats, one per image or, with `shape`, of shape ``[n, *shape]``."""
         drawn = self._rng.random((self._count, *(shape or (1, 1, 1))), np.float32)
         return torch.from_numpy(low + (high - low) * drawn).to(self._device)
 
     def normal(self, *shape: int) -> Tensor:
-        """Of mean 0 and standard deviation 1."""
+        """Draw normally distributed numbers with mean 0 and standard deviation 1."""
         drawn = self._rng.standard_normal((self._count, *(shape or (1, 1, 1))), np.float32)
         return torch.from_numpy(drawn).to(self._device)
 
     def chance(self, share: float = 0.5) -> Tensor:
-        """True for about `share` of the images."""
+        """Return True for each image with probability `share`."""
         return self.uniform(0, 1) < share
 
     def across(self, angle: Tensor) -> Tensor:
-        """How far each pixel lies from the center in the direction `angle`; 0.5 at a side."""
+        """Return each pixel's distance from the center in direction `angle`; 0.5 at the edge."""
         side = IMAGE_SIZE - 1
         x, y = self.columns / side - 0.5, self.rows / side - 0.5
         return torch.cos(angle) * x + torch.sin(angle) * y
 
     def field(self, cells: int) -> Tensor:
-        """A smooth field over the image, from 0 to 1, with about `cells` bumps along a side."""
+        """Draw a smooth random field, from 0 to 1, with about `cells` bumps along a side."""
         coarse = self.uniform(0, 1, 1, cells + 1, cells + 1)
         size = (IMAGE_SIZE, IMAGE_SIZE)
         fine = functional.interpolate(coarse, size, mode="bicubic", align_corners=True)
         return fine.clamp(0, 1)
 
 
-# Images float [n, 1, 28, 28] in [0, 1], and a severity for each in (0, 1], [n, 1, 1, 1].
+# From images, float [n, 1, 28, 28] in [0, 1], and severities in (0, 1], [n, 1, 1, 1].
 Corruption = Callable[[Tensor, Tensor, BatchRng], Tensor]
 IMAGE_SHAPE = (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def shift(images: Tensor, rng: BatchRng, right: Tensor, down: Tensor) -> Tensor:
-    """`images` drawn with each pixel taken from where the two fields, in pixels, point to."""
+    """Take each pixel from `right` and `down` pixels away, with bilinear interpolation."""
     x = (2 * (rng.columns + right) + 1) / IMAGE_SIZE - 1
     y = (2 * (rng.rows + down) + 1) / IMAGE_SIZE - 1
     grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).squeeze(1)
@@ -72,40 +71,37 @@ def shift(images: Tensor, rng: BatchRng, right: Tensor, down: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, mask: Tensor, level: Tensor) -> Tensor:
-    """`images` where `mask` is 0, `level` where it is 1."""
+    """Return `images` where `mask` is 0, and `level` where it is 1."""
     return images * (1 - mask) + level * mask
 
 
 def _segment(
     rng: BatchRng, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], width: Tensor
 ) -> Tensor:
-    """A straight line, 1 on it and 0 off it."""
+    """Draw a straight line segment, 1 on it and 0 off it."""
     (x1, y1), (x2, y2) = start, end
     dx, dy = x2 - x1, y2 - y1
     along = ((rng.columns - x1) * dx + (rng.rows - y1) * dy) / (dx**2 + dy**2 + 1e-6)
     along = along.clamp(0, 1)
-    # Not the root of a sum of squares: `sqrt` rounds as the vendor of the processor has it.
+    # Not the root of a sum of squares: rounding of `sqrt` depends on the processor's vendor.
     distance = torch.hypot(rng.columns - x1 - along * dx, rng.rows - y1 - along * dy)
     return (width / 2 + 0.5 - distance).clamp(0, 1)
 
 
-# For training
-
-
 def grain(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Gaussian noise, the same everywhere or more where there is ink."""
+    """Add Gaussian noise, uniform or stronger where there is ink."""
     where = torch.where(rng.chance(0.7), 1.0, 0.2 + images)
     return images + 0.6 * severity * where * rng.normal(*IMAGE_SHAPE)
 
 
 def specks(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Single pixels, turned white or black."""
+    """Turn single pixels white or black."""
     spots = rng.uniform(0, 1, *IMAGE_SHAPE) < 0.4 * severity
     return torch.where(spots, rng.uniform(0, 1, *IMAGE_SHAPE).round(), images)
 
 
 def soften(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """A Gaussian blur, at times sharpened in contrast afterwards."""
+    """Apply a Gaussian blur; half of the time, restore the contrast."""
     sigma = 0.3 + 2.2 * severity
     offsets = torch.arange(-6.0, 7.0, device=images.device)
     weights = (-(offsets**2) / (2 * sigma.reshape(-1, 1) ** 2)).exp()
@@ -119,7 +115,7 @@ def soften(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def shake(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """The camera moves in a line while it looks."""
+    """Apply motion blur along a line."""
     angle, length = rng.uniform(0, math.pi), 2 + 9 * severity
     right, down = torch.cos(angle) * length, torch.sin(angle) * length
     steps = torch.linspace(-0.5, 0.5, 7).tolist()
@@ -128,28 +124,28 @@ def shake(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def expose(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Too bright or too dark, with too little or too much contrast."""
+    """Change brightness, contrast and gamma."""
     contrast = 1 + severity * rng.uniform(-0.85, 0.6)
     brightness = severity * rng.uniform(-0.3, 0.85)
     return images.clamp_min(0) ** (4 ** (severity * rng.uniform(-1, 1))) * contrast + brightness
 
 
 def mist(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Light clouds before the digit, coarse and fine."""
+    """Put light clouds, coarse and fine, in front of the digit."""
     cloud = 0.6 * rng.field(3) + 0.3 * rng.field(6) + 0.2 * rng.field(13)
     thick = severity * rng.uniform(0.5, 1.2) * cloud
     return torch.where(rng.chance(), images + thick, blend(images, thick.clamp(0, 0.9), cloud))
 
 
 def illuminate(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Light that falls off in some direction."""
+    """Add light that falls off in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
     across = rng.across(angle)
     return images * (1 - 0.5 * severity * (across + 0.5)) + severity * (across + 0.5)
 
 
 def invert(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Ink and paper change places, in all of the image or beyond a straight edge."""
+    """Swap ink and paper in a strip or beyond a straight edge."""
     angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.6, 0.3)
     across = rng.across(angle)
     width = 0.1 + 1.2 * severity * rng.uniform(0, 1)
@@ -159,11 +155,11 @@ def invert(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def scratch(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """One to five strokes of ink, of paper or between, straight or joined, some dotted."""
+    """Draw one to five strokes in any shade, separate or joined, some dotted."""
     corrupted = images
     level = torch.where(rng.chance(0.8), 1.0, rng.uniform(0, 1))
     width = 0.5 + 2 * severity * rng.uniform(0, 1)
-    process_group, dotted = rng.chance(), rng.chance(0.3)
+    joined, dotted = rng.chance(), rng.chance(0.3)
     period = rng.uniform(2, 6)
     x1, y1 = rng.uniform(-4, 32), rng.uniform(-4, 32)
     for number in range(5):
@@ -172,13 +168,13 @@ def scratch(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
         gaps = ((rng.columns + rng.rows) % period < period / 2) | ~dotted
         drawn = line * gaps * (5 * severity > number)
         corrupted = torch.maximum(corrupted, drawn * level)
-        x1 = torch.where(process_group, x2, rng.uniform(-4, 32))
-        y1 = torch.where(process_group, y2, rng.uniform(-4, 32))
+        x1 = torch.where(joined, x2, rng.uniform(-4, 32))
+        y1 = torch.where(joined, y2, rng.uniform(-4, 32))
     return corrupted
 
 
 def cover(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """A rectangle of one shade over a part."""
+    """Cover a part with a rectangle of one shade."""
     height, width = (2 + 10 * severity * rng.uniform(0.3, 1) for _ in range(2))
     top, left = rng.uniform(-2, 26), rng.uniform(-2, 26)
     inside = (
@@ -191,20 +187,20 @@ def cover(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def spill(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Drops of ink or of water, of any shape."""
+    """Add drops of ink or water of random shapes."""
     field = 0.7 * rng.field(8) + 0.5 * rng.field(14)
     drops = ((field - (0.95 - 0.3 * severity)) * 10).clamp(0, 1)
     return blend(images, drops, torch.where(rng.chance(0.6), rng.uniform(0.5, 1), 0.0))
 
 
 def bend(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Elastic distortion (P. Simard et al., 2003)."""
+    """Apply an elastic distortion (P. Simard et al., 2003)."""
     right, down = ((rng.field(5) - 0.5) * 9 * severity for _ in range(2))
     return shift(images, rng, right, down)
 
 
 def tilt(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Turned, sheared, moved, and scaled, further than people write."""
+    """Rotate, shear, translate and scale beyond what occurs in handwriting."""
     strength = severity.flatten()
 
     def drawn(most: float) -> Tensor:
@@ -220,7 +216,7 @@ def tilt(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def outline(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Only the edges of the strokes are left."""
+    """Keep only the edges of the strokes."""
     size = 3
     thick = functional.max_pool2d(images, size, 1, size // 2)
     thin = -functional.max_pool2d(-images, size, 1, size // 2)
@@ -231,19 +227,19 @@ def outline(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def jumble(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Each pixel is taken from somewhere near, as through rough glass."""
+    """Take each pixel from a random place nearby, as if seen through frosted glass."""
     right, down = (rng.normal(*IMAGE_SHAPE) * 1.6 * severity for _ in range(2))
     return shift(images, rng, right, down)
 
 
 def patches(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Parts of any shape are inverted, more or less: half-way, nothing can be seen in them."""
+    """Invert parts of random shapes by a random degree; halfway, they turn uniformly gray."""
     part = ((rng.field(4) - rng.uniform(0.4, 0.6)) * 20).clamp(0, 1)
     return blend(images, part * severity * rng.uniform(0.3, 1), 1 - images)
 
 
 def grating(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Parallel bars or waves of light, of any width and direction, over the digit or behind it."""
+    """Add parallel bars or waves of light, of any width and direction, over or behind the digit."""
     along = rng.across(rng.uniform(0, math.pi)) * rng.uniform(1, 9)
     wave = torch.sin(2 * math.pi * (along + rng.uniform(0, 1)))
     light = torch.where(rng.chance(), (6 * wave).clamp(-1, 1), wave) / 2 + 0.5
@@ -252,7 +248,7 @@ def grating(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def curls(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """One to three bent strokes, parabolas of ink or of paper."""
+    """Draw one to three curved strokes (parabolas) of ink or paper."""
     corrupted, pieces = images, 8
     level = torch.where(rng.chance(0.8), rng.uniform(0.4, 1), 0.0)
     for number in range(3):
@@ -272,7 +268,7 @@ def curls(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def sway(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Rows or columns are pushed along, like a page that moves while it is scanned."""
+    """Displace rows or columns, like a page that moves while it is scanned."""
 
     def pushed() -> Tensor:
         bends = rng.uniform(-1, 1, 1, 7)
@@ -287,7 +283,7 @@ def sway(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def coarse(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Seen by few pixels, and enlarged smoothly."""
+    """Downscale to a few pixels, and enlarge smoothly."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     sides = (20, 16, 13, 11, 9)
     place = (severity * len(sides)).ceil().clamp(1, len(sides)) - 1
@@ -301,7 +297,7 @@ def coarse(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 
 
 def faint(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
-    """Little contrast, dark on light or light on dark, and a sensor with noise."""
+    """Reduce the contrast, dark on light or light on dark, and add sensor noise."""
     contrast = 1 - 0.85 * severity
     shift = 0.8 * severity * rng.uniform(0, 1) + torch.where(rng.chance(0.3), contrast, 0.0)
     ink = contrast * torch.where(rng.chance(), images, -images)
@@ -319,20 +315,20 @@ TRAINING: Mapping[str, Corruption] = {
 
 
 def corrupt(images: Tensor, corruption: Corruption, severity: Tensor, key: Sequence[int]) -> Tensor:
-    """`images`, float ``[n, 1, 28, 28]`` in [0, 1], changed by `corruption`, in the same range."""
+    """Apply `corruption` to `images`, float ``[n, 1, 28, 28]`` in [0, 1]; clamp to that range."""
     return corruption(images, severity.reshape(-1, 1, 1, 1), BatchRng(images, key)).clamp(0, 1)
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """The inverse of `to_input`: uint8 ``[n, 28, 28]``, rounded."""
+    """Convert to uint8 ``[n, 28, 28]``, rounded; the inverse of `to_input`."""
     return (255 * images).round().to(torch.uint8).squeeze(1)
 
 
 def corrupt_batch(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
-    """`images` as `corrupt` takes them, about `share` of them corrupted by one of `TRAINING`.
+    """Corrupt about a fraction `share` of `images`, as for `corrupt`, by one of `TRAINING` each.
 
-    Of these and of the others, three tenths of `share` are corrupted again. Kinds and severities
-    are drawn uniformly.
+    Then corrupt about 0.3 * `share` of all images, corrupted or not, once more. Kinds and
+    severities are drawn uniformly.
     """
     rng = np.random.default_rng(key)
     for turn, odds in enumerate((share, 0.3 * share)):
