@@ -26,7 +26,7 @@ IMAGE_BYTES = IMAGE_SIZE**2
 MAX_PART_SIZE = 65_536
 PICTURES_MIN_PART_SIZE, PICTURES_PARTS = 1_024, 64
 READY_MIN_PART_SIZE, READY_PARTS = 16_384, 16
-ROWS = 1_024  # decoded at once
+ROWS = 1_024  # decoded at a time
 
 # Bytes per column; without it, Arrow reads a row group's whole column at once.
 READ_AHEAD = 1 << 20
@@ -217,7 +217,7 @@ def find_input(source: Path, image: str, key: str | None) -> Input:
         key: the Parquet column of their keys; None for the first of `KEYS`, or the row number.
 
     Raises:
-        MnistCnnError: there is no input or a mix of both kinds, or a Parquet file is damaged,
+        MnistCnnError: if there is no input or a mix of both kinds, or a Parquet file is damaged,
             lacks a column, or has a column of the wrong type.
     """
     if source.is_file():
@@ -446,7 +446,7 @@ def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
         try:
             image = _as_mnist(content)
         except MemoryError:
-            raise  # says nothing about the picture
+            raise  # not the picture's fault
         except PictureError as error:
             problems[place] = error.reason
         except Exception as error:  # a bug that one picture triggers must not end the job

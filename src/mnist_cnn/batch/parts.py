@@ -54,8 +54,8 @@ def read_part(job: Job, task: Task) -> int:
     at once: they write identical bytes, each to its own temporary file.
 
     Raises:
-        MnistCnnError: a Parquet file is damaged or changed, or the model differs from the job's.
-        OSError: the part cannot be written.
+        MnistCnnError: if a Parquet file is damaged or changed, or the model differs from the job's.
+        OSError: if the part cannot be written.
     """
     recognizer = _recognizer(job.model, job.digest)
     unreadable, batches = 0, []

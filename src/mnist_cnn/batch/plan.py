@@ -72,9 +72,9 @@ def score(
         engine: how to run the workers.
 
     Raises:
-        MnistCnnError: `source` or the model cannot be used, a Parquet file is damaged, `output`
+        MnistCnnError: if `source` or the model cannot be used, a Parquet file is damaged, `output`
             holds something else or is being written, or a package is missing.
-        OSError: `output` cannot be written.
+        OSError: if `output` cannot be written.
     """
     run = _engine(engine)
     path = default_model() if model is None else model

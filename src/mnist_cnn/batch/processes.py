@@ -20,8 +20,8 @@ def by_processes(job: Job, tasks: list[Task], workers: int | None) -> Generator[
     """Run `tasks` on this machine; yield the number of images of each finished task.
 
     Raises:
-        MnistCnnError: `read_part` raised it, or a worker was killed.
-        OSError: `read_part` raised it.
+        MnistCnnError: if `read_part` raises it, or a worker was killed.
+        OSError: if `read_part` raises it.
     """
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     if workers <= 1:

@@ -25,7 +25,7 @@ def by_ray(job: Job, tasks: list[Task], workers: int | None) -> Generator[int, N
     lost node are run by another. Yields the number of images of each finished task.
 
     Raises:
-        MnistCnnError: `read_part` failed, the cluster cannot be reached, or Ray fails.
+        MnistCnnError: if `read_part` failed, the cluster cannot be reached, or Ray fails.
     """
     if not tasks:
         return

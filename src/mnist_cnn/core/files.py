@@ -61,8 +61,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a file that `write_json` wrote.
 
     Raises:
-        MnistCnnError: the file is missing or damaged.
-        OSError: the file cannot be read.
+        MnistCnnError: if the file is missing or damaged.
+        OSError: if the file cannot be read.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ def make_server(recognizer: Recognizer, port: int) -> "DemoServer":
         port: TCP port; 0 for any free one.
 
     Raises:
-        MnistCnnError: the port cannot be used.
+        MnistCnnError: if the port cannot be used.
     """
     try:
         return DemoServer(recognizer, port)

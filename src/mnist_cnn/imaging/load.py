@@ -92,8 +92,8 @@ def load_gray(picture: Picture) -> Gray:
             uint16, or floats from 0 to 1.
 
     Raises:
-        PictureError: `picture` cannot be read, is not a picture, or is too large.
-        TypeError: `picture` has another type.
+        PictureError: if `picture` cannot be read, is not a picture, or is too large.
+        TypeError: if `picture` has another type.
     """
     return load_reduced(picture)[0]
 

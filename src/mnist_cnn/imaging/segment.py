@@ -90,7 +90,7 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     """Crop each digit of a page, with its box: line by line, from left to right.
 
     Raises:
-        PictureError: there are more than `MAX_PARTS`.
+        PictureError: if there are more than `MAX_PARTS`.
     """
     parts, labels = _parts(ink)
     if not parts:

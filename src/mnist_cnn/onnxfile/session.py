@@ -23,7 +23,7 @@ def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSes
         as_written: disable graph optimization: slower, but the same bits on every processor.
 
     Raises:
-        MnistCnnError: the file is missing, damaged or too large, or onnxruntime cannot read it.
+        MnistCnnError: if the file is missing, damaged or too large, or onnxruntime cannot read it.
     """
     if not path.is_file():
         raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
@@ -46,7 +46,7 @@ def open_content(
     """Open the content of an ONNX file as `open_model` does; errors call it `name`.
 
     Raises:
-        MnistCnnError: onnxruntime cannot read it.
+        MnistCnnError: if onnxruntime cannot read it.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the same rounding for any number of cores
@@ -63,7 +63,7 @@ def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSe
     """Open an ONNX file as `open_model` does, and check its inputs and outputs.
 
     Raises:
-        MnistCnnError: `open_model` raised it, or the inputs or outputs break the contract.
+        MnistCnnError: if `open_model` raises it, or the inputs or outputs break the contract.
     """
     session = open_model(path, as_written)
     inputs = [(value.name, value.type) for value in session.get_inputs()]

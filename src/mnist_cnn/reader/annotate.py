@@ -20,8 +20,8 @@ def draw_boxes(picture: str | bytes, predictions: Sequence[Prediction], path: Pa
     Boxes are green, or red if there is a warning.
 
     Raises:
-        MnistCnnError: the suffix of `path` is not that of a picture format.
-        OSError: `path` cannot be written.
+        MnistCnnError: if the suffix of `path` is not that of a picture format.
+        OSError: if `path` cannot be written.
     """
     form = Image.registered_extensions().get(path.suffix.lower())
     if form not in Image.SAVE:

@@ -92,7 +92,7 @@ class Recognizer:
         """Open `model`, an ONNX file made by the pipeline; by default the packaged one.
 
         Raises:
-            MnistCnnError: the model cannot be used.
+            MnistCnnError: if the model cannot be used.
         """
         path = default_model() if model is None else Path(model)
         self._session = open_reader(path)
@@ -109,7 +109,7 @@ class Recognizer:
         """Classify a picture of one digit.
 
         Raises:
-            PictureError: the picture cannot be used.
+            PictureError: if the picture cannot be used.
         """
         return next(self.predict_many([picture]))
 
@@ -126,7 +126,7 @@ class Recognizer:
                 skipped.
 
         Raises:
-            PictureError: a picture cannot be used, and `on_error` is None.
+            PictureError: if a picture cannot be used, and `on_error` is None.
         """
         loaded = _load_each(pictures, on_error)
         while batch := list(islice(loaded, BATCH)):
@@ -138,7 +138,7 @@ class Recognizer:
         """Read a row or page of separate digits, in reading order, each with its box.
 
         Raises:
-            PictureError: the picture cannot be used.
+            PictureError: if the picture cannot be used.
         """
         with naming_source(picture):
             gray, reduction = load_reduced(picture)
@@ -159,7 +159,7 @@ class Recognizer:
         """Classify images in MNIST's format, uint8 ``[28, 28]``, 0 is paper; None for no ink.
 
         Raises:
-            PictureError: an image has another shape or dtype.
+            PictureError: if an image has another shape or dtype.
         """
         waiting = iter(images)
         while batch := list(islice(waiting, BATCH)):

@@ -42,8 +42,8 @@ def read_description(folder: Path) -> Description:
     """Read the description of the dataset in `folder`; without one, it is MNIST.
 
     Raises:
-        MnistCnnError: the description is damaged.
-        OSError: the description cannot be read.
+        MnistCnnError: if the description is damaged.
+        OSError: if the description cannot be read.
     """
     path = folder / DESCRIPTION
     if not path.is_file():

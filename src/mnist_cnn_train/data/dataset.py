@@ -50,8 +50,8 @@ def read_digits(images_path: Path, labels_path: Path, names: tuple[str, ...] = L
     """Read images and labels from two IDX files without checking their checksums.
 
     Raises:
-        MnistCnnError: a file is not valid IDX, or does not hold 28x28 images or their labels.
-        OSError: a file cannot be read.
+        MnistCnnError: if a file is not valid IDX, or does not hold 28x28 images or their labels.
+        OSError: if a file cannot be read.
     """
     images, labels = read_idx(images_path), read_idx(labels_path)
     if (
@@ -75,8 +75,8 @@ def read_training_digits(folder: Path) -> Dataset:
     """Read the training images, including those for validation; 60,000 for MNIST.
 
     Raises:
-        MnistCnnError: a file is missing or its checksum is wrong.
-        OSError: a file cannot be read.
+        MnistCnnError: if a file is missing or its checksum is wrong.
+        OSError: if a file cannot be read.
     """
     return _read_checked(folder, TRAINING_FILES)
 

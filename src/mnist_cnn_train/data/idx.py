@@ -27,7 +27,7 @@ def parse_idx(content: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8
     the values, big-endian, the last axis changing fastest.
 
     Raises:
-        MnistCnnError: the content is not IDX, or its length differs from what its header states.
+        MnistCnnError: if the content is not IDX, or its length differs from what its header states.
     """
     if len(content) < 4 or content[:2].any() or int(content[2]) not in TYPES:
         raise MnistCnnError(f"{name} is not an IDX file of bytes or integers; download it again")
@@ -43,7 +43,7 @@ def parse_idx(content: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8
         )
     try:
         return content[start:].view(kind).reshape(shape)
-    except ValueError:  # no values, along axes that are too many or too long for an array
+    except ValueError:  # no values, but too many or too long axes for an array
         raise MnistCnnError(f"{name} states axes that no array has; download it again") from None
 
 

@@ -25,8 +25,8 @@ def load_split(folder: Path, split: Split) -> tuple[Dataset, Dataset]:
     """Load the training and validation images of the dataset in `folder`.
 
     Raises:
-        MnistCnnError: `read_training_digits` or `stratified_split` raised it.
-        OSError: a file cannot be read.
+        MnistCnnError: if `read_training_digits` or `stratified_split` raises it.
+        OSError: if a file cannot be read.
     """
     digits = read_training_digits(folder)
     return stratified_split(digits, split.train_images, split.validation_images, split.seed)
@@ -41,7 +41,7 @@ def stratified_split(
     the validation set, and by less than two in the training set.
 
     Raises:
-        MnistCnnError: more images are requested than there are.
+        MnistCnnError: if more images are requested than there are.
     """
     if train_images + validation_images > len(digits):
         raise MnistCnnError(

@@ -39,7 +39,7 @@ def fetch(url: str, limit: int, timeout: float | None = None) -> bytes:
     or forbidden file, a redirect loop, or a file that is too large.
 
     Raises:
-        FetchError: the file could not be fetched.
+        FetchError: if the file could not be fetched.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -23,9 +23,9 @@ def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Data
         test_fraction: fraction of each class that becomes test images, from 0 to 1.
 
     Raises:
-        MnistCnnError: there are fewer than two classes, a class has too few pictures or an
+        MnistCnnError: if there are fewer than two classes, a class has too few pictures or an
             unusable name, or a picture cannot be used; up to ten problems are listed.
-        OSError: a file cannot be read.
+        OSError: if a file cannot be read.
     """
     names = sorted((path.name for path in _folders(folder)), key=_by_number)
     if len(names) < 2:

@@ -47,7 +47,7 @@ def unpack(dataset: PublishedDataset, published: Mapping[str, bytes]) -> dict[st
     """Return the values of the four files, by file name.
 
     Raises:
-        UnpackingError: a file is damaged or contains something else.
+        UnpackingError: if a file is damaged or contains something else.
     """
     try:
         return dict(zip(NAMES, dataset.unpack(published), strict=True))

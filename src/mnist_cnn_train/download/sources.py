@@ -44,8 +44,8 @@ def download(sources: Iterable[str], destination: Path) -> str:
         The source that worked.
 
     Raises:
-        MnistCnnError: no source worked; the message has one line for each.
-        OSError: `destination` cannot be written.
+        MnistCnnError: if no source worked; the message has one line for each.
+        OSError: if `destination` cannot be written.
     """
     reasons = []
     for source in sources:
@@ -76,8 +76,8 @@ def download_published(name: str, sources: Iterable[str], destination: Path) -> 
         The source that worked.
 
     Raises:
-        MnistCnnError: no source worked; the message has one line for each.
-        OSError: `destination` cannot be written.
+        MnistCnnError: if no source worked; the message has one line for each.
+        OSError: if `destination` cannot be written.
     """
     dataset, reasons = PUBLISHED[name], []
     for source in sources:
@@ -103,7 +103,7 @@ def write_dataset(
     Values are uint8, or other integers, which become 32-bit.
 
     Raises:
-        OSError: `destination` cannot be written.
+        OSError: if `destination` cannot be written.
     """
     with replacing(destination) as folder:
         folder.mkdir()

@@ -39,7 +39,7 @@ def run_experiment(name: str, changes: dict[str, Setting]) -> dict[str, Any]:
         The content of its metrics files, by path.
 
     Raises:
-        MnistCnnError: a stage or DVC failed.
+        MnistCnnError: if a stage or DVC failed.
     """
     if name in experiments():
         dvc("exp", "remove", name)
@@ -60,7 +60,7 @@ def dvc(*command: str) -> str:
     """Run a DVC command and return its standard output.
 
     Raises:
-        MnistCnnError: it failed; the message is the stage's or else DVC's.
+        MnistCnnError: if it failed; the message is the stage's or else DVC's.
     """
     result = subprocess.run(["dvc", *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if result.returncode:

@@ -13,7 +13,7 @@ def read_recipes(path: Path, group: str) -> Recipes:
     """Read one group of recipes from `path`, each as its changes to params.yaml.
 
     Raises:
-        MnistCnnError: the file or group is missing, or does not map names to settings.
+        MnistCnnError: if the file or group is missing, or does not map names to settings.
     """
     content = read_yaml(path)
     if not isinstance(content, dict) or group not in content:

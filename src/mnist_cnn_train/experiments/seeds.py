@@ -100,7 +100,7 @@ def run_seeds(
         jobs: number of parallel runs.
 
     Raises:
-        MnistCnnError: a run or DVC failed, or DVC mixed up the settings.
+        MnistCnnError: if a run or DVC failed, or DVC mixed up the settings.
     """
     # Every seed counts, even if its accuracy is below the minimum.
     runs = [
@@ -142,7 +142,7 @@ def check_settings(runs: list[Run]) -> None:
     get the other's settings.
 
     Raises:
-        MnistCnnError: some experiments were removed, or DVC failed.
+        MnistCnnError: if some experiments were removed, or DVC failed.
     """
     base, found = read_yaml(PARAMS), settings()
     wrong = [run.name for run in runs if found[run.name] != changed(base, run.changes)]

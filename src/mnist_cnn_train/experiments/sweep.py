@@ -120,7 +120,7 @@ def run_trial(trial: Trial, sweep: Sweep, digits: tuple[Dataset, Dataset]) -> fl
     """Train on the first of `digits`, and return the objective on the second.
 
     Raises:
-        optuna.TrialPruned: the trial is not promising, or the loss diverged.
+        optuna.TrialPruned: if the trial is not promising, or the loss diverged.
     """
     params = sweep.suggest(trial)
 

@@ -28,7 +28,7 @@ def with_tables(text: str) -> str:
     """Return `text` with each table regenerated from the results in the current folder.
 
     Raises:
-        MnistCnnError: a table's name is unknown, or a result file is missing.
+        MnistCnnError: if a table's name is unknown, or a result file is missing.
     """
     return BLOCK.sub(lambda found: f"{found[1]}\n{_table(found[2])}\n{found[3]}", text)
 

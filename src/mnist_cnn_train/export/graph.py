@@ -63,7 +63,7 @@ def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> 
         metadata: stored as the model's properties.
 
     Raises:
-        onnx.checker.ValidationError: the graph is not valid ONNX.
+        onnx.checker.ValidationError: if the graph is not valid ONNX.
     """
     program = cast(  # only the older exporter returns None
         "torch.onnx.ONNXProgram",

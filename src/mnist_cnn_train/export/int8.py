@@ -51,7 +51,7 @@ def quantize(model: ModelProto, calibration: Dataset, metadata: Mapping[str, str
         metadata: stored as the model's properties.
 
     Raises:
-        onnx.checker.ValidationError: the graph is not valid ONNX.
+        onnx.checker.ValidationError: if the graph is not valid ONNX.
     """
     with tempfile.TemporaryDirectory() as folder:  # the quantizer writes only to files
         path = Path(folder) / "int8.onnx"
@@ -119,7 +119,7 @@ def check_int8(
         The accuracy of `small`, from 0 to 1, which is the same on all processors.
 
     Raises:
-        CheckFailedError: a logit differs by more, or the accuracy drops by more.
+        CheckFailedError: if a logit differs by more, or the accuracy drops by more.
     """
     written = run_logits(small, digits.images, as_written=True)
     difference = float(np.abs(run_logits(small, digits.images) - written).max())

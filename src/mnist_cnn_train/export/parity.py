@@ -68,7 +68,7 @@ def check_parity(
     """Run `model` on all of `digits` with each of `batch_sizes`, and compare it with `network`.
 
     Raises:
-        CheckFailedError: a logit or probability differs by more than `tolerance`, or an image
+        CheckFailedError: if a logit or probability differs by more than `tolerance`, or an image
             gets another prediction.
     """
     expected_logits = predict_logits(network, torch.from_numpy(digits.images))

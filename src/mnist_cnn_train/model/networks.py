@@ -24,7 +24,7 @@ class DigitNetwork(nn.Module, ABC):
     averaged (test-time augmentation). This adds no parameters and does not slow down training.
     """
 
-    channels: int  # last channels of the convolutions, of 3 x 3 each
+    channels: int  # output channels of the convolutions, of 3 x 3 each
 
     def __init__(
         self,

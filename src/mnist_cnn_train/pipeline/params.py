@@ -200,7 +200,7 @@ def changed(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """Copy nested sections, replacing the values of some dotted keys.
 
     Raises:
-        KeyError: a section does not exist.
+        KeyError: if a section does not exist.
     """
     result = copy.deepcopy(content)
     for key, value in changes.items():

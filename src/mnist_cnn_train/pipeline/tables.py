@@ -23,8 +23,8 @@ def read_columns(path: Path) -> dict[str, list[float]]:
     """Read the columns of a CSV file of numbers, by name; empty fields become NaN.
 
     Raises:
-        MnistCnnError: the file has no rows, or contains anything but numbers.
-        OSError: the file cannot be read.
+        MnistCnnError: if the file has no rows, or contains anything but numbers.
+        OSError: if the file cannot be read.
     """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> Any:
     """Read a settings file at the repository's root.
 
     Raises:
-        MnistCnnError: the file is missing or is not valid YAML.
+        MnistCnnError: if the file is missing or is not valid YAML.
     """
     try:
         return parse_yaml(path.read_bytes(), str(path))

@@ -31,7 +31,7 @@ def verify() -> str:
         A message that all outputs are identical.
 
     Raises:
-        MnistCnnError: an output differs, or a stage failed.
+        MnistCnnError: if an output differs, or a stage failed.
     """
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         clone = Path(folder) / "clone"

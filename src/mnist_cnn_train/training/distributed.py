@@ -46,7 +46,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     If `device` (`train.device`) means CUDA, each process of a host uses its own GPU.
 
     Raises:
-        MnistCnnError: there is no GPU for this process, or another process was lost in the block.
+        MnistCnnError: if there is no GPU for this process, or the block loses another process.
     """
     if not in_torchrun():
         yield SINGLE_PROCESS

@@ -76,8 +76,8 @@ def train(
         after_epoch: called after each epoch trained by this call; its exceptions end training.
 
     Raises:
-        DivergedError: the loss became infinite or NaN.
-        MnistCnnError: the device is not available.
+        DivergedError: if the loss became infinite or NaN.
+        MnistCnnError: if the device is not available.
     """
     device = select_device(recipe.device)
     make_deterministic(recipe)

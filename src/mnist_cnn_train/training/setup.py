@@ -15,7 +15,7 @@ def select_device(name: str) -> torch.device:
     """Return the device for `train.device`; ``auto`` is cuda, else mps, else cpu.
 
     Raises:
-        MnistCnnError: the device is not available.
+        MnistCnnError: if the device is not available.
     """
     present = {
         "cuda": torch.cuda.is_available(),

@@ -22,7 +22,7 @@ def launch(command: Sequence[str], processes: int) -> None:
     PET_MASTER_ADDR and PET_MASTER_PORT.
 
     Raises:
-        MnistCnnError: a process failed or was killed; the others are then stopped too.
+        MnistCnnError: if a process failed or was killed; the others are then stopped too.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
