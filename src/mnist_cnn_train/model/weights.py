@@ -25,7 +25,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """Load a file that `save_weights` wrote into `network`, on its device.
 
     Raises:
-        MnistCnnError: if the file is missing, damaged, from another network, or has NaN or infinity.
+        MnistCnnError: if the file is missing, damaged, from another network, or not finite.
     """
     try:
         path.open("rb").close()  # safetensors reports an unreadable file as missing
