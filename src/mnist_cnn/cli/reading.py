@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 )
 @click.argument("pictures", metavar="PATH...", nargs=-1, required=True, type=PICTURE_PATH)
 @output_format
-@click.option("--top", type=click.IntRange(1), default=1, help="Show top K labels.", metavar="K")
+@click.option(
+    "--top", type=click.IntRange(1), default=1, help="Show the K most likely labels.", metavar="K"
+)
 @MODEL
 def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Path | None) -> None:
     """Read pictures of one digit each.
