@@ -30,12 +30,10 @@ def test_the_first_epoch_takes_every_image_once_in_batches(params: Params) -> No
 
 
 def test_later_epochs_take_the_images_of_largest_loss_in_any_order(params: Params) -> None:
-    orders = []
-    for seed in range(5):
-        recipe = recipe_with(params, hard_example_fraction=0.6, seed=seed)
-        orders.append(torch.cat(hard_sampler(recipe).batches(2)).tolist())
+    recipes = [recipe_with(params, hard_example_fraction=0.6, seed=seed) for seed in range(5)]
+    orders = [torch.cat(hard_sampler(recipe).batches(2)).tolist() for recipe in recipes]
     assert all(sorted(order) == [1, 3, 4] for order in orders)
-    assert len({tuple(order) for order in orders}) > 1
+    assert len(set(map(tuple, orders))) > 1
 
 
 def test_a_seed_repeats_its_order_and_epochs_differ(params: Params) -> None:
