@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.metrics import evaluate
-from mnist_cnn_train.model.networks import DeepDigitCNN, DigitCNN, predict_logits
+from mnist_cnn_train.model.networks import DigitCNN, predict_logits
 from mnist_cnn_train.pipeline.params import Augmentation, Model, Params, Train
 from mnist_cnn_train.training.checkpoint import Checkpoint
 from mnist_cnn_train.training.log import EpochLog, format_epoch
@@ -104,12 +104,6 @@ def test_the_log_is_of_the_network_that_is_returned(
 )
 def test_a_change_of_the_recipe_or_the_model_acts(run: Run, change: dict[str, Any]) -> None:
     assert not same(run(), run(**change))
-
-
-@pytest.mark.slow
-def test_the_architecture_is_the_one_that_is_asked_for(run: Run) -> None:
-    deep = run(model=BASE.model_copy(update={"architecture": "deep"}))
-    assert isinstance(deep.network, DeepDigitCNN)
 
 
 @pytest.mark.slow
