@@ -1,11 +1,11 @@
 import gzip
-import hashlib
 import io
 import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,15 +17,16 @@ from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.data.catalog import CREDITS, TEST_FILES, TRAINING_FILES, read_description
 from mnist_cnn_train.data.dataset import read_test_digits, read_training_digits
 from mnist_cnn_train.data.idx import to_idx
-from mnist_cnn_train.download import published as relatives
-from mnist_cnn_train.download import sources
 from mnist_cnn_train.download.published import PUBLISHED
-from mnist_cnn_train.download.sources import download_published
+from mnist_cnn_train.download.sources import download_published, write_dataset
 
 # A few images and labels to learn from and to judge by, in the form that is wanted.
 RNG = np.random.default_rng(0)
-IMAGES = {"train": RNG.integers(256, size=(7, 28, 28)), "test": RNG.integers(256, size=(3, 28, 28))}
-LABELS = {"train": np.arange(7) % 10, "test": np.arange(3)}
+IMAGES = {
+    part: RNG.integers(256, size=(count, 28, 28), dtype=np.uint8)
+    for part, count in (("train", 7), ("test", 3))
+}
+LABELS = {part: np.arange(len(images), dtype=np.uint8) for part, images in IMAGES.items()}
 
 
 def packed(values: np.ndarray) -> bytes:
@@ -34,30 +35,32 @@ def packed(values: np.ndarray) -> bytes:
 
 def as_published(name: str) -> dict[str, bytes]:
     """Small files in the form in which `name` is published."""
-    images = {part: values.astype(np.uint8) for part, values in IMAGES.items()}
-    labels = {part: values.astype(np.uint8) for part, values in LABELS.items()}
-    if name == "emnist-digits":
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr("gzip/emnist-letters-test-images-idx3-ubyte.gz", b"not read")
-            for part in ("train", "test"):
-                stem = f"gzip/emnist-digits-{part}"
-                aside = np.swapaxes(images[part], 1, 2)
-                file.writestr(f"{stem}-images-idx3-ubyte.gz", packed(aside))
-                file.writestr(f"{stem}-labels-idx1-ubyte.gz", packed(labels[part]))
-        return {"gzip.zip": archive.getvalue()}
-    if name == "qmnist":
-        wide = {part: np.stack([values] + [values + 100] * 7, 1) for part, values in LABELS.items()}
-        return {
-            f"qmnist-{part}-{kind}.gz": packed(values[part])
-            for part in ("train", "test")
-            for kind, values in (("images-idx3-ubyte", images), ("labels-idx2-int", wide))
-        }
-    return {
-        f"{file}.gz": packed(values[part])
-        for part, files in (("train", TRAINING_FILES), ("test", TEST_FILES))
-        for file, values in zip(files, (images, labels), strict=True)
-    }
+    files = {}
+    for part, mnists in (("train", TRAINING_FILES), ("test", TEST_FILES)):
+        images, labels = IMAGES[part], LABELS[part]
+        names = [f"{file}.gz" for file in mnists]
+        if name == "emnist-digits":
+            images = np.swapaxes(images, 1, 2)
+            names = [
+                f"gzip/emnist-digits-{part}-{kind}-ubyte.gz"
+                for kind in ("images-idx3", "labels-idx1")
+            ]
+        elif name == "qmnist":
+            labels = np.stack([labels.astype(int)] + 7 * [labels + 100], 1)
+            names = [
+                f"qmnist-{part}-{kind}.gz" for kind in ("images-idx3-ubyte", "labels-idx2-int")
+            ]
+        files |= {names[0]: packed(images), names[1]: packed(labels)}
+    if name != "emnist-digits":
+        return files
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for file, content in {
+            "gzip/emnist-letters-test-images-idx3-ubyte.gz": b"",
+            **files,
+        }.items():
+            zipped.writestr(zipfile.ZipInfo(file), content)
+    return {"gzip.zip": archive.getvalue()}
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> str:
@@ -69,17 +72,9 @@ def put(folder: Path, files: Mapping[str, bytes]) -> str:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small files be the published ones."""
-    trusted = {
-        name: replace(
-            dataset,
-            files={
-                file: hashlib.sha256(content).hexdigest()
-                for file, content in as_published(name).items()
-            },
-        )
-        for name, dataset in PUBLISHED.items()
-    }
-    monkeypatch.setattr("mnist_cnn_train.download.sources.PUBLISHED", trusted)
+    for name, dataset in PUBLISHED.items():
+        sums = {file: sha256(content).hexdigest() for file, content in as_published(name).items()}
+        monkeypatch.setitem(PUBLISHED, name, replace(dataset, files=sums))
 
 
 @pytest.mark.usefixtures("small")
@@ -116,19 +111,16 @@ def test_the_sums_that_are_trusted_are_not_those_of_other_files(tmp_path: Path) 
         download_published("kmnist", [source], tmp_path / "raw")
 
 
-def test_the_publishers_server_serves(
-    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("small")
+def test_the_publishers_server_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, as_published("emnist-digits"))
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        here = f"http://127.0.0.1:{server.server_port}/"
-        trusted = replace(sources.PUBLISHED["emnist-digits"], url=here)
-        monkeypatch.setattr(
-            "mnist_cnn_train.download.sources.PUBLISHED", {"emnist-digits": trusted}
-        )
+        url = f"http://127.0.0.1:{server.server_port}/"
+        here = replace(PUBLISHED["emnist-digits"], url=url)
+        monkeypatch.setitem(PUBLISHED, "emnist-digits", here)
         served = download_published("emnist-digits", ["torchvision"], tmp_path / "raw")
         server.shutdown()
     assert served == "torchvision"
@@ -152,15 +144,12 @@ def test_a_damaged_description_is_named(content: str, tmp_path: Path) -> None:
         read_training_digits(tmp_path)
 
 
-def test_a_description_cannot_pass_other_files_off_as_mnist(raw_data: Path, tmp_path: Path) -> None:
-    for file in TEST_FILES:
-        content = (raw_data / file).read_bytes()[:-1] + b"\x01"
-        (tmp_path / file).write_bytes(content)
-    sums = {file: hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for file in TEST_FILES}
-    noted = {"dataset": "mnist", "names": list("0123456789"), "sha256": sums}
-    (tmp_path / "dataset.json").write_text(str(noted).replace("'", '"'))
+def test_a_description_cannot_pass_other_files_off_as_mnist(tmp_path: Path) -> None:
+    values = (IMAGES["train"], LABELS["train"], IMAGES["test"], LABELS["test"])
+    files = dict(zip((*TRAINING_FILES, *TEST_FILES), values, strict=True))
+    write_dataset("mnist", PUBLISHED["qmnist"].names, files, tmp_path / "raw")
     with pytest.raises(MnistCnnError, match="is damaged"):
-        read_test_digits(tmp_path)
+        read_test_digits(tmp_path / "raw")
 
 
 @pytest.mark.parametrize(
@@ -182,4 +171,4 @@ def test_qmnist_and_emnist_come_from_where_torchvision_has_them() -> None:
 
 
 def test_every_data_set_is_credited_in_the_onnx_file() -> None:
-    assert CREDITS.keys() == {"mnist", "folder", *relatives.PUBLISHED}
+    assert CREDITS.keys() == {"mnist", "folder", *PUBLISHED}
