@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx.parser
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
-from onnx import TensorProto, helper
 from PIL import Image
 
 from mnist_cnn.core.errors import MnistCnnError
@@ -88,9 +87,9 @@ def test_there_is_an_example_of_each_cell(few: Dataset) -> None:
 def test_the_command_writes_the_report_and_draws_it(
     trained_model: Path, raw_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/raw").symlink_to(raw_data)
     monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/raw").symlink_to(raw_data)
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     command = ["evaluate", "--suite", "--images", "50", str(trained_model)]
     chosen = CliRunner().invoke(commands, [*command, "--validation"])
@@ -113,15 +112,8 @@ def test_options_of_the_suite_are_refused_without_it(options: list[str]) -> None
 
 
 def test_a_model_that_takes_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["image"], ["logits"])],
-        "other",
-        [value("image", TensorProto.FLOAT, [1, 28, 28])],
-        [value("logits", TensorProto.FLOAT, [1, 28, 28])],
-    )
-    path = tmp_path / "other.onnx"
-    opsets = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    graph = """<ir_version: 8, opset_import: ["" : 18]>
+        other (float[1, 28, 28] image) => (float[1, 28, 28] logits) { logits = Identity(image) }"""
+    onnx.save(onnx.parser.parse_model(graph), tmp_path / "other.onnx")
     with pytest.raises(MnistCnnError, match="nor one that takes uint8 images as 'image'"):
-        open_reader(path)
+        open_reader(tmp_path / "other.onnx")

@@ -13,6 +13,9 @@ from mnist_cnn_train.evaluation.figures import plot_curves, plot_misclassified, 
 from mnist_cnn_train.evaluation.metrics import Evaluation, evaluate
 from mnist_cnn_train.experiments.figures import plot_seeds
 
+Call = tuple[Axes, tuple[Any, ...], dict[str, Any]]
+Drawn = dict[str, list[Call]]
+
 HISTORY = {
     "epoch": [1, 2, 3],
     "train_loss": [0.5, 0.2, 0.1],
@@ -37,128 +40,107 @@ def assert_is_a_picture(path: Path) -> None:
         assert picture.info.keys() <= {"dpi"}
 
 
-def test_curves_are_drawn(tmp_path: Path) -> None:
-    plot_curves(HISTORY, tmp_path / "curves.png")
-    assert_is_a_picture(tmp_path / "curves.png")
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "figure.png"
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[float], list[float]]]:
-    """The points of each line, row of error bars and row of dots, in the order they are drawn."""
-    points: list[tuple[list[float], list[float]]] = []
-    for name in ("plot", "errorbar", "scatter"):
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """What is given for each line, row of error bars, row of dots and title, by its method."""
+    calls: Drawn = {"plot": [], "errorbar": [], "scatter": [], "set_title": []}
+    for name, noted in calls.items():
         method = getattr(Axes, name)
 
         def noting(
-            axes: Axes, x: Any, y: Any, *rest: Any, method: Any = method, **options: Any
+            axes: Axes, *values: Any, method: Any = method, noted: list = noted, **options: Any
         ) -> Any:
-            points.append((list(x), list(y)))
-            return method(axes, x, y, *rest, **options)
+            noted.append((axes, values, options))
+            return method(axes, *values, **options)
 
         monkeypatch.setattr(Axes, name, noting)
-    return points
+    return calls
 
 
-def test_the_curves_are_those_of_the_log(
-    drawn: list[tuple[list[float], list[float]]], tmp_path: Path
-) -> None:
-    plot_curves(HISTORY, tmp_path / "curves.png")
-    train_loss, validation_loss, error = drawn
+def points(calls: list[Call]) -> list[tuple[list[float], list[float]]]:
+    return [(list(x), list(y)) for _, (x, y, *_), _ in calls]
+
+
+def test_the_curves_are_those_of_the_log(drawn: Drawn, path: Path) -> None:
+    plot_curves(HISTORY, path)
+    assert_is_a_picture(path)
+    train_loss, validation_loss, error = points(drawn["plot"])
     assert train_loss == (HISTORY["epoch"], HISTORY["train_loss"])
     assert validation_loss == (HISTORY["epoch"], HISTORY["validation_loss"])
-    assert error[0] == HISTORY["epoch"]
-    assert error[1] == pytest.approx([10, 1, 0])
+    assert error == (HISTORY["epoch"], pytest.approx([10, 1, 0]))
 
 
 def test_the_reliability_points_are_those_of_the_bins(
-    drawn: list[tuple[list[float], list[float]]], test_digits: Dataset, tmp_path: Path
+    drawn: Drawn, test_digits: Dataset, path: Path
 ) -> None:
     evaluation = judged(test_digits, 50)
-    plot_reliability(evaluation, tmp_path / "reliability.png")
+    plot_reliability(evaluation, path)
+    assert_is_a_picture(path)
     filled = [bin for bin in evaluation.calibration if bin.images]
-    confidence = [bin.confidence for bin in filled]
-    assert (confidence, [bin.accuracy for bin in filled]) in drawn
+    expected = ([bin.confidence for bin in filled], [bin.accuracy for bin in filled])
+    assert expected in points(drawn["plot"] + drawn["errorbar"] + drawn["scatter"])
 
 
-def test_curves_of_a_single_epoch_show_it(tmp_path: Path) -> None:
-    history = {name: values[:1] for name, values in HISTORY.items()}
-    plot_curves(history, tmp_path / "one.png")
-    with Image.open(tmp_path / "one.png") as picture:
+def test_curves_of_a_single_epoch_show_it(path: Path) -> None:
+    plot_curves({name: values[:1] for name, values in HISTORY.items()}, path)
+    with Image.open(path) as picture:
         blue = (np.asarray(picture.convert("RGB")) == (0x25, 0x63, 0xA8)).all(axis=2)
     assert blue[:, blue.shape[1] // 2 :].any()  # the half without a legend
 
 
-def test_curves_of_a_final_fit_lack_what_was_not_watched(tmp_path: Path) -> None:
+def test_curves_of_a_final_fit_lack_what_was_not_watched(path: Path) -> None:
     unwatched = [math.nan] * len(HISTORY["epoch"])
-    history = {**HISTORY, "validation_loss": unwatched, "validation_accuracy": unwatched}
-    plot_curves(history, tmp_path / "curves.png")
-    assert_is_a_picture(tmp_path / "curves.png")
+    plot_curves({**HISTORY, "validation_loss": unwatched, "validation_accuracy": unwatched}, path)
+    assert_is_a_picture(path)
 
 
-def test_a_study_is_drawn_with_every_seed_its_mean_and_interval(
-    drawn: list[tuple[list[float], list[float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sides: list[Any] = []
-    errorbar = Axes.errorbar
-
-    def noting(axes: Axes, *points: Any, xerr: Any, **options: Any) -> Any:
-        sides.append(xerr)
-        return errorbar(axes, *points, xerr=xerr, **options)
-
-    monkeypatch.setattr(Axes, "errorbar", noting)
+def test_a_study_is_drawn_with_every_seed_its_mean_and_interval(drawn: Drawn, path: Path) -> None:
     accuracy = {"mean": 0.995, "std": 0.001, "low_95": 0.994, "high_95": 0.996}
     seeds = {"0": 0.994, "1": 0.996}
-    plot_seeds({"default": {"accuracy": {**accuracy, "seeds": seeds}}}, tmp_path / "study.png")
-    assert_is_a_picture(tmp_path / "study.png")
-    seeds_drawn, mean_drawn = drawn
-    assert seeds_drawn == (pytest.approx([99.4, 99.6]), [0, 0])
-    assert mean_drawn == ([pytest.approx(99.5)], [0])
-    assert sides == [[[pytest.approx(0.1)], [pytest.approx(0.1)]]]
-
-
-def test_the_reliability_diagram_is_drawn(test_digits: Dataset, tmp_path: Path) -> None:
-    plot_reliability(judged(test_digits, 50), tmp_path / "reliability.png")
-    assert_is_a_picture(tmp_path / "reliability.png")
+    plot_seeds({"default": {"accuracy": {**accuracy, "seeds": seeds}}}, path)
+    assert_is_a_picture(path)
+    assert points(drawn["scatter"]) == [(pytest.approx([99.4, 99.6]), [0, 0])]
+    assert points(drawn["errorbar"]) == [([pytest.approx(99.5)], [0])]
+    ((_, _, options),) = drawn["errorbar"]
+    assert options["xerr"] == [[pytest.approx(0.1)], [pytest.approx(0.1)]]
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 12, 13, 300])
 def test_the_gallery_holds_any_number_of_mistakes(
-    wrong: int, test_digits: Dataset, tmp_path: Path
+    wrong: int, test_digits: Dataset, path: Path
 ) -> None:
-    path = tmp_path / "gallery.png"
     plot_misclassified(judged(test_digits, wrong), test_digits, path)
     assert_is_a_picture(path)
 
 
 @pytest.mark.parametrize("names", [("$\\frac$", "a$b$"), ("T-shirt/top", "x" * 80)], ids=str)
-def test_the_gallery_has_room_for_any_names(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_gallery_has_room_for_any_names(names: tuple[str, ...], path: Path) -> None:
     labels = np.arange(24) % 2
     digits = Dataset(np.zeros((24, 28, 28), np.uint8), labels, names)
     wrong = np.eye(2, dtype=np.float32)[1 - labels]
-    plot_misclassified(evaluate(wrong, labels, 15, names), digits, tmp_path / "gallery.png")
-    assert_is_a_picture(tmp_path / "gallery.png")
+    plot_misclassified(evaluate(wrong, labels, 15, names), digits, path)
+    assert_is_a_picture(path)
 
 
 def test_the_gallery_shows_the_very_digits_that_are_read_wrongly(
-    test_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Drawn, test_digits: Dataset, path: Path
 ) -> None:
-    shown: list[tuple[np.ndarray, str]] = []
-    set_title = Axes.set_title
-
-    def noting(axes: Axes, title: str, **options: object) -> object:
-        shown.append((np.asarray(axes.images[0].get_array()), title))
-        return set_title(axes, title, **options)
-
-    monkeypatch.setattr(Axes, "set_title", noting)
-    plot_misclassified(judged(test_digits, 3), test_digits, tmp_path / "gallery.png")
-    assert len(shown) == 3
-    for index, (image, title) in enumerate(shown):
-        assert np.array_equal(image, test_digits.images[index])
+    plot_misclassified(judged(test_digits, 3), test_digits, path)
+    assert len(drawn["set_title"]) == 3
+    for index, (axes, (title,), _) in enumerate(drawn["set_title"]):
+        assert np.array_equal(axes.images[0].get_array(), test_digits.images[index])
         label = test_digits.labels[index]
         assert title.startswith(f"{label} → {(label + 1) % 10} (0.9")
 
 
-def test_the_same_figures_have_the_same_bytes(test_digits: Dataset, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        plot_misclassified(judged(test_digits, 5), test_digits, tmp_path / name)
-    assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
+def test_the_same_figures_have_the_same_bytes(test_digits: Dataset, path: Path) -> None:
+    digests = set()
+    for _ in range(2):
+        plot_misclassified(judged(test_digits, 5), test_digits, path)
+        digests.add(sha256(path))
+    assert len(digests) == 1
