@@ -9,7 +9,7 @@ from mnist_cnn_train.pipeline.processor import CAPS, Processor, this_processor
 
 CPU_INFO = """processor\t: 0
 vendor_id\t: {vendor}
-cpu family\t: {family}
+cpu family\t: 6
 model\t\t: 207
 model name\t: Some Processor
 flags\t\t: fpu sse2 {flags}
@@ -19,13 +19,18 @@ vendor_id\t: Other
 """
 
 
+on_x86_64 = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="reads what x86-64 Linux says"
+)
+
+
 def described(folder: Path, flags: str, vendor: str = "GenuineIntel") -> Processor:
     path = folder / "cpuinfo"
-    path.write_text(CPU_INFO.format(vendor=vendor, family=6, flags=flags))
+    path.write_text(CPU_INFO.format(vendor=vendor, flags=flags))
     return this_processor(path)
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="reads what x86-64 Linux says")
+@on_x86_64
 def test_a_processor_is_known_by_vendor_and_best_instruction_set(tmp_path: Path) -> None:
     plain = described(tmp_path, "avx2 fma", "AuthenticAMD")
     wide = described(tmp_path, "avx2 fma avx512f avx512bw avx512_vnni")
@@ -35,7 +40,7 @@ def test_a_processor_is_known_by_vendor_and_best_instruction_set(tmp_path: Path)
     assert wide.caps.keys() == {*CAPS, "OPENCV_CPU_DISABLE"}
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="reads what x86-64 Linux says")
+@on_x86_64
 def test_without_avx2_nothing_is_capped(tmp_path: Path) -> None:
     """Told to use what it does not have, PyTorch would crash."""
     old = described(tmp_path, "avx")
@@ -64,11 +69,7 @@ print([name for name in ("X86_V4", "AVX512_ICL", "AVX512_SPR") if __cpu_features
 print("AVX2 (l9)" in cv2.ipp.getIppVersion())
 print("*AVX512-SKX " in cv2.getCPUFeaturesLine() + " ")
 """
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore::ImportWarning", "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-W", "ignore::ImportWarning", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.split("\n") == ["AVX2", "[]", "True", "False", ""]
     assert "OPENCV" not in result.stderr
