@@ -17,6 +17,7 @@ from mnist_cnn_train.download.http import ATTEMPTS, MAX_REDIRECTS, FetchError, f
 
 CONTENT = bytes(range(256)) * 100
 LIMIT = len(CONTENT)
+Patch = pytest.MonkeyPatch
 
 
 class Faulty(BaseHTTPRequestHandler):
@@ -85,7 +86,7 @@ class Faulty(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def server(monkeypatch: Patch) -> Iterator[str]:
     monkeypatch.setattr(fetching, "BACKOFF", 0.01)
     monkeypatch.setattr(Faulty, "asked", Counter())
     with ThreadingHTTPServer(("127.0.0.1", 0), Faulty) as running:
@@ -124,16 +125,14 @@ def test_what_may_pass_is_tried_again(fault: str, server: str) -> None:
         ("loop", f"it is redirected more than {MAX_REDIRECTS} times", MAX_REDIRECTS + 1),
     ],
 )
-def test_what_does_not_pass_is_given_up_and_what_will_stay_at_once(
-    fault: str, reason: str, times: int, server: str
-) -> None:
+def test_what_does_not_pass_is_given_up(fault: str, reason: str, times: int, server: str) -> None:
     with pytest.raises(FetchError, match=f"^{reason}$"):
         fetch(f"{server}/{fault}", LIMIT)
     assert Faulty.asked[f"/{fault}"] == times
 
 
 @pytest.mark.fault
-def test_a_stall_ends(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stall_ends(server: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(fetching, "STALL_TIMEOUT", 0.2)
     with pytest.raises(FetchError, match=r"nothing came for 0\.2 s, 3 times"):
         fetch(f"{server}/stall", LIMIT)
@@ -141,7 +140,7 @@ def test_a_stall_ends(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.fault
-def test_a_drip_ends(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drip_ends(server: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(fetching, "FILE_TIMEOUT", 0.5)
     for timeout, limit in ((0.1, 0.1), (None, 0.5)):
         with pytest.raises(FetchError, match=f"it took more than {limit} s"):
@@ -155,9 +154,7 @@ def test_what_was_packed_on_the_way_is_not_unpacked(server: str) -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
-def test_a_host_that_cannot_be_reached_is_not_asked_again(
-    host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_host_is_not_asked_again(host: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(fetching, "BACKOFF", 100)
     with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))

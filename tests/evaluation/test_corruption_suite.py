@@ -59,7 +59,7 @@ def test_a_model_is_judged_by_corruption_and_severity(trained_model: Path, few: 
 
 
 @pytest.mark.slow
-def test_a_model_that_never_warns_is_judged_too(
+def test_a_model_without_bounds_is_judged(
     trained_model: Path, few: Dataset, tmp_path: Path
 ) -> None:
     model = onnx.load(trained_model)

@@ -75,7 +75,7 @@ def test_the_curves_are_those_of_the_log(drawn: Drawn, path: Path) -> None:
     assert error == (HISTORY["epoch"], pytest.approx([10, 1, 0]))
 
 
-def test_the_reliability_points_are_those_of_the_bins(
+def test_the_reliability_points_are_the_bins(
     drawn: Drawn, test_digits: Dataset, path: Path
 ) -> None:
     evaluation = judged(test_digits, 50)
@@ -111,9 +111,7 @@ def test_a_study_is_drawn_with_every_seed_its_mean_and_interval(drawn: Drawn, pa
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 12, 13, 300])
-def test_the_gallery_holds_any_number_of_mistakes(
-    wrong: int, test_digits: Dataset, path: Path
-) -> None:
+def test_a_gallery_has_any_number_of_mistakes(wrong: int, test_digits: Dataset, path: Path) -> None:
     plot_misclassified(judged(test_digits, wrong), test_digits, path)
     assert_is_a_picture(path)
 
@@ -127,9 +125,7 @@ def test_the_gallery_has_room_for_any_names(names: tuple[str, ...], path: Path) 
     assert_is_a_picture(path)
 
 
-def test_the_gallery_shows_the_very_digits_that_are_read_wrongly(
-    drawn: Drawn, test_digits: Dataset, path: Path
-) -> None:
+def test_the_gallery_shows_the_wrongly_read(drawn: Drawn, test_digits: Dataset, path: Path) -> None:
     plot_misclassified(judged(test_digits, 3), test_digits, path)
     assert len(drawn["set_title"]) == 3
     for index, (axes, (title,), _) in enumerate(drawn["set_title"]):

@@ -14,6 +14,8 @@ from mnist_cnn_train.evaluation.metrics import (
     wilson_interval,
 )
 
+Array = np.ndarray
+
 
 @pytest.fixture
 def logits(rng: np.random.Generator) -> np.ndarray:
@@ -21,7 +23,7 @@ def logits(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture
-def labels(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
+def labels(rng: np.random.Generator, logits: Array) -> np.ndarray:
     guesses = rng.integers(0, 10, 1000)
     return np.where(rng.random(1000) < 0.6, logits.argmax(axis=1), guesses)
 
@@ -35,9 +37,7 @@ def labels(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
         (1, 29, (0.0061, 0.1718)),
     ],
 )
-def test_the_interval_is_the_textbooks(
-    successes: int, trials: int, ends: tuple[float, float]
-) -> None:
+def test_the_interval_is_the_textbooks(successes: int, trials: int, ends: object) -> None:
     assert wilson_interval(successes, trials) == pytest.approx(ends, abs=5e-5)
 
 
@@ -50,9 +50,7 @@ def test_the_interval_is_scipys_to_six_decimals(trials: int) -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15, 100])
-def test_calibration_error_is_torchmetrics(
-    logits: np.ndarray, labels: np.ndarray, bins: int
-) -> None:
+def test_calibration_is_torchmetrics(logits: Array, labels: Array, bins: int) -> None:
     found = evaluate(logits, labels, bins)
     expected = multiclass_calibration_error(
         torch.from_numpy(logits).double().softmax(1),
@@ -80,9 +78,7 @@ def test_the_extremes_of_confidence_have_a_bin() -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 1000])
-def test_every_figure_is_what_torch_gives_even_where_it_would_overflow(
-    scale: int, logits: np.ndarray, labels: np.ndarray
-) -> None:
+def test_figures_are_torchs_and_do_not_overflow(scale: int, logits: Array, labels: Array) -> None:
     found = evaluate(logits * scale, labels, bins=15)
     scores, truth = torch.from_numpy(logits * scale).double(), torch.from_numpy(labels)
     loss = functional.cross_entropy(scores, truth).item()

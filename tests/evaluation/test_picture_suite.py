@@ -33,9 +33,7 @@ def test_pictures_of_no_digit_differ_by_seed_alone(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_digits_in_disguise_are_read_as_without_it(
-    recognizer: Recognizer, holdout_digits: Dataset
-) -> None:
+def test_digits_in_disguise_are_read(recognizer: Recognizer, holdout_digits: Dataset) -> None:
     judged = evaluate_pictures(recognizer, holdout_digits.take(np.arange(0, 1_000, 3)))
     assert judged.keys() == PICTURE_KINDS.keys()
     for name, found in judged.items():

@@ -44,9 +44,7 @@ def metadata_of(model: ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def test_the_contract_is_uint8_images_in_and_logits_and_probabilities_out(
-    model: ModelProto,
-) -> None:
+def test_uint8_images_go_in_and_logits_and_probabilities_come_out(model: ModelProto) -> None:
     image = make_tensor_value_info("image", TensorProto.UINT8, ["batch", 28, 28])
     assert list(model.graph.input) == [image]
     assert list(model.graph.output) == [
@@ -57,9 +55,7 @@ def test_the_contract_is_uint8_images_in_and_logits_and_probabilities_out(
     assert model.ir_version == 8  # the oldest, of ONNX 1.13, as opset 18: https://onnx.ai
 
 
-def test_normalization_is_inside_the_graph(
-    model: ModelProto, network: DigitCNN, few: Dataset
-) -> None:
+def test_normalization_is_in_the_graph(model: ModelProto, network: DigitCNN, few: Dataset) -> None:
     """Against torchvision's normalization and the bare layers."""
     session = onnxruntime.InferenceSession(model.SerializeToString())
     logits, probabilities = session.run(None, {"image": few.images})
@@ -106,7 +102,7 @@ def test_every_allowed_opset_agrees_with_torch(opset: int, network: DigitCNN, fe
     assert check_parity(exported, network, few, tolerance=1e-4, batch_sizes=[256]).agreement == 1
 
 
-def test_parity_holds_in_every_batch_size_and_within_the_tolerance(
+def test_parity_holds_in_every_batch_size(
     model: ModelProto, network: DigitCNN, few: Dataset
 ) -> None:
     parity = check_parity(model, network, few, tolerance=1e-4)
@@ -125,7 +121,7 @@ def test_parity_holds_in_every_batch_size_and_within_the_tolerance(
         (DeepDigitCNN, {"tta_views": 9}, ""),
     ],
 )
-def test_parity_holds_for_each_normalization_and_for_each_network_in_several_views(
+def test_parity_holds_for_other_networks_and_settings(
     architecture: type[DigitNetwork], settings: dict[str, Any], normalization: str, few: Dataset
 ) -> None:
     torch.manual_seed(0)

@@ -15,6 +15,8 @@ from mnist_cnn_train.export.thresholds import (
     threshold_split,
 )
 
+Sets = tuple[Dataset, Dataset]
+
 
 def test_the_bounds_are_chosen_on_other_images_than_the_reader_is_judged_by() -> None:
     digits = Dataset(np.arange(100, dtype=np.uint8)[:, None, None], np.arange(100) % 10)
@@ -29,8 +31,8 @@ def bounds_of(model: onnx.ModelProto) -> list[float]:
     return [float(bound) for bound in properties[LOGIT_THRESHOLDS_KEY].split(",")]
 
 
-def test_of_each_label_at_most_the_share_asked_for_is_below_its_bound(
-    trained_model: Path, small_digits: tuple[Dataset, Dataset]
+def test_each_bound_has_the_share_asked_for_below_it(
+    trained_model: Path, small_digits: Sets
 ) -> None:
     model = onnx.load(trained_model)
     before = {entry.key: entry.value for entry in model.metadata_props}
@@ -47,16 +49,12 @@ def test_of_each_label_at_most_the_share_asked_for_is_below_its_bound(
     assert after["labels"] == before["labels"]
 
 
-def test_of_a_label_that_was_never_read_nothing_is_flagged(
-    trained_model: Path, small_digits: tuple[Dataset, Dataset]
-) -> None:
+def test_a_label_that_was_never_read_has_no_bound(trained_model: Path, small_digits: Sets) -> None:
     model = onnx.load(trained_model)
     set_logit_thresholds(model, preprocess_images(small_digits[1].take(np.arange(3))), 0.01)
     assert NO_BOUND in bounds_of(model)
 
 
-def test_of_digits_that_chose_nothing_about_one_in_a_hundred_is_flagged(
-    recognizer: Recognizer, holdout_digits: Dataset
-) -> None:
+def test_few_other_digits_are_flagged(recognizer: Recognizer, holdout_digits: Dataset) -> None:
     predictions = recognizer.predict_many(holdout_digits.images)
     assert np.mean([prediction.warning is not None for prediction in predictions]) < 0.025

@@ -70,7 +70,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize(
     ("network", "parameters"), [*zip(NETWORKS, (8_890, 8_890, 9_802, 9_885), strict=True)]
 )
-def test_networks_have_the_parameters_that_their_descriptions_state(
+def test_the_documented_parameters_are_right(
     network: Network, parameters: int, images: Tensor
 ) -> None:
     assert sum(parameter.numel() for parameter in network().parameters()) == parameters
@@ -84,9 +84,7 @@ def test_the_fast_network_does_not_see_the_two_outer_pixels(images: Tensor) -> N
     assert torch.equal(network(images), network(other_border))
 
 
-def test_pooling_before_relu_gives_the_values_and_gradients_of_relu_before_pooling(
-    images: Tensor,
-) -> None:
+def test_pooling_before_relu_is_the_same_as_after_it(images: Tensor) -> None:
     network = DigitCNN()
     convolution, norm, pool, relu = network.features[0]
     usual = nn.Sequential(convolution, norm, nn.ReLU(), pool)
@@ -137,9 +135,7 @@ def with_one_view(network: DigitCNN) -> DigitCNN:
 
 
 @pytest.mark.parametrize("tta_views", [5, 9])
-def test_views_are_the_mean_over_the_image_moved_by_up_to_a_pixel(
-    tta_views: int, images: Tensor
-) -> None:
+def test_views_are_averaged_over_moves_of_up_to_a_pixel(tta_views: int, images: Tensor) -> None:
     """Against torch's roll, of digits that keep a pixel away from the edge."""
     network = DigitCNN(tta_views=tta_views).eval()
     inner = nn.functional.pad(images[:, :, 1:-1, 1:-1], (1, 1, 1, 1))
@@ -179,15 +175,15 @@ def test_logits_do_not_depend_on_the_batches(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "forward", "of_first_input"),
+    ("network", "forward", "first"),
     [
         (DigitCNN, 510_912, 56_448),
         (FastDigitCNN, 376_128, 41_472),
         (DeepDigitCNN, 961_056, 56_448),
     ],
 )
-def test_an_image_costs_the_stated_multiply_adds(
-    network: Network, forward: int, of_first_input: int, images: Tensor
+def test_an_image_costs_the_stated_work(
+    network: Network, forward: int, first: int, images: Tensor
 ) -> None:
     """Backward, each layer needs the gradients of its weights and, but for the first, its input."""
     with FlopCounterMode(display=False) as counted:
@@ -195,11 +191,11 @@ def test_an_image_costs_the_stated_multiply_adds(
     assert counted.get_total_flops() == 2 * len(images) * forward
     with FlopCounterMode(display=False) as counted:
         logits.sum().backward()
-    assert counted.get_total_flops() == 2 * len(images) * (2 * forward - of_first_input)
+    assert counted.get_total_flops() == 2 * len(images) * (2 * forward - first)
 
 
 @of_each_network
-def test_normalized_by_image_neither_brightness_nor_contrast_matters(
+def test_normalized_by_image_brightness_and_contrast_do_not_matter(
     network: Network, images: Tensor
 ) -> None:
     reader = network(normalization="image").eval()

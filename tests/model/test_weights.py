@@ -11,6 +11,8 @@ from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn_train.model.networks import DigitCNN
 from mnist_cnn_train.model.weights import load_weights, save_weights
 
+Note = Callable[[str, object], None]
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -52,9 +54,7 @@ def test_a_truncated_file_is_refused(kept: int, path: Path) -> None:
 
 
 @pytest.mark.fault
-def test_any_flipped_bit_is_noticed(
-    path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_any_flipped_bit_is_noticed(path: Path, record_property: Note) -> None:
     content = path.read_bytes()
     places = [*range(0, 2_000, 17), *range(2_000, len(content), 1_001)]  # the header and beyond
     record_property("faults", len(places))

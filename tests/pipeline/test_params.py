@@ -18,12 +18,13 @@ from mnist_cnn_train.pipeline.params import RENAMED, Params, changed, load_param
 
 PARAMS = REPOSITORY / "params.yaml"
 
+Content = dict[str, Any]
 Problems = Callable[[object], list[str]]
 
 
 @pytest.fixture
-def content() -> dict[str, Any]:
-    loaded: dict[str, Any] = YAML(typ="safe").load(PARAMS)
+def content() -> Content:
+    loaded: Content = YAML(typ="safe").load(PARAMS)
     return loaded
 
 
@@ -65,7 +66,7 @@ def test_the_projects_own_settings_are_read_as_dvc_reads_them() -> None:
     assert isinstance(read.train.learning_rate, float)
 
 
-def test_a_changed_copy_leaves_the_original_as_it_is(content: dict[str, Any]) -> None:
+def test_a_changed_copy_leaves_the_original_as_it_is(content: Content) -> None:
     epochs = content["train"]["epochs"]
     copy = changed(content, {"train.epochs": 2, "train.augmentation.scale": 0.3})
     assert (copy["train"]["epochs"], copy["train"]["augmentation"]["scale"]) == (2, 0.3)
@@ -76,8 +77,8 @@ def test_a_changed_copy_leaves_the_original_as_it_is(content: dict[str, Any]) ->
 @pytest.mark.fault
 @pytest.mark.parametrize("key", leaves(Params))
 @pytest.mark.parametrize("value", [None, "nonsense", -1, math.nan, math.inf, 1e300, {}, [], True])
-def test_every_setting_refuses_nonsense_by_its_dotted_key(
-    content: dict[str, Any], key: str, value: object, problems: Problems
+def test_every_setting_refuses_nonsense(
+    content: Content, key: str, value: object, problems: Problems
 ) -> None:
     if key == "train.train_on_validation" and value is True:
         value = 1  # true is no nonsense there
@@ -87,7 +88,7 @@ def test_every_setting_refuses_nonsense_by_its_dotted_key(
 
 @pytest.mark.fault
 def test_all_problems_are_told_at_once_each_on_its_line(
-    content: dict[str, Any], problems: Problems
+    content: Content, problems: Problems
 ) -> None:
     content["train"]["epoch"] = content["train"].pop("epochs")
     content["train"]["learning_rate"] = 0
@@ -153,17 +154,15 @@ def test_all_problems_are_told_at_once_each_on_its_line(
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_settings_that_cannot_work_together_are_refused_by_the_first(
-    content: dict[str, Any], settings: dict[str, Any], problem: str, problems: Problems
+def test_conflicting_settings_are_refused(
+    content: Content, settings: Content, problem: str, problems: Problems
 ) -> None:
     key, value = next(iter(settings.items()))
     assert problems(changed(content, settings)) == [f"{key}: {value}; {problem}"]
 
 
 @pytest.mark.fault
-def test_all_conflicts_are_told_at_once_each_by_its_dotted_key(
-    content: dict[str, Any], problems: Problems
-) -> None:
+def test_all_conflicts_are_told_at_once_by_their_keys(content: Content, problems: Problems) -> None:
     settings = {"train.unaugmented_epochs": 25, "data.split.train_images": 100}
     launched = {"train.launcher": "torchrun", "train.threads": 2, "model.dropout": 0.1}
     lines = problems(changed(content, {**settings, **launched}))
@@ -174,9 +173,7 @@ def test_all_conflicts_are_told_at_once_each_by_its_dotted_key(
 
 
 @pytest.mark.parametrize("key", [1, 1.5, None])
-def test_a_key_that_is_no_word_is_refused(
-    content: dict[str, Any], key: Any, problems: Problems
-) -> None:
+def test_a_key_that_is_no_word_is_refused(content: Content, key: Any, problems: Problems) -> None:
     content["train"][key] = content[key] = 2
     problem = f"{key}: {key!r}; keys should be strings"
     assert problems(content) == [f"train.{problem}", problem]
@@ -185,7 +182,7 @@ def test_a_key_that_is_no_word_is_refused(
 @pytest.mark.fault
 @pytest.mark.parametrize("value", [[0] * 1000, {str(n): n for n in range(1000)}])
 def test_a_long_value_is_shown_in_a_short_line(
-    content: dict[str, Any], value: object, problems: Problems
+    content: Content, value: object, problems: Problems
 ) -> None:
     (problem,) = problems(changed(content, {"train.epochs": value}))
     assert len(problem) < 200
@@ -264,8 +261,8 @@ def test_any_settings_are_read_as_they_are_or_refused_each_problem_by_name(
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_setting_by_its_earlier_name_is_told_the_new_one(
-    old: str, new: str, content: dict[str, Any], problems: Problems
+def test_an_earlier_name_is_told_the_new_one(
+    old: str, new: str, content: Content, problems: Problems
 ) -> None:
     assert new in leaves(Params)
     expected = f"{old}: 0.5; this setting is now called {new}"

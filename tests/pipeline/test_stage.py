@@ -13,9 +13,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
 
 
-def test_a_second_run_of_a_stage_says_that_it_waits_and_waits(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_a_second_run_of_a_stage_waits_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     order = []
 
     def second() -> None:

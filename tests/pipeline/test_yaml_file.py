@@ -82,9 +82,7 @@ def test_a_scalar_has_the_value_and_the_type_that_dvc_reads(text: str, tmp_path:
         ("  <<: {opset: 18}", "{'opset': 18}; unknown key, known here: opset, tolerance"),
     ],
 )
-def test_what_dvc_reads_as_something_else_is_refused_by_its_key(
-    line: str, problem: str, tmp_path: Path
-) -> None:
+def test_what_dvc_reads_otherwise_is_refused(line: str, problem: str, tmp_path: Path) -> None:
     (place,) = (place for place, start in SETTINGS.items() if start == "  opset: ")
     path = write_with(line, place, tmp_path)
     with pytest.raises(MnistCnnError) as refusal:

@@ -12,6 +12,7 @@ from mnist_cnn_train.training.checkpoint import Checkpoint
 from mnist_cnn_train.training.loop import train
 
 Sets = tuple[Dataset, Dataset]
+Log = pytest.LogCaptureFixture
 
 
 class Fragile(Checkpoint):
@@ -44,13 +45,13 @@ class Fragile(Checkpoint):
     ],
     ids=["default", "dropout", "adamw", "corruption", "final"],
 )
-def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
     changes: dict[str, object],
     epochs: int,
     small_digits: Sets,
     params: Params,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    caplog: Log,
 ) -> None:
     short = {"train.epochs": 3, "train.batch_size": 100, "train.ema_decay": 0.9}
     settings = Params.model_validate(changed(params.model_dump(), {**short, **changes}))
@@ -70,9 +71,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.fault
-def test_a_damaged_state_is_reported_and_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_state_is_told_and_not_used(tmp_path: Path, caplog: Log) -> None:
     path = tmp_path / "state"
     checkpoint = Checkpoint(path)
     checkpoint.save({"weights": torch.arange(10.0)})

@@ -1,12 +1,13 @@
 import os
-import re
-import signal
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import REPOSITORY, Project, start
@@ -19,7 +20,7 @@ from mnist_cnn.core.files import sha256
 from mnist_cnn_train.data.dataset import read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.model.networks import FastDigitCNN
-from mnist_cnn_train.pipeline.params import load_params
+from mnist_cnn_train.pipeline.params import Params, changed, load_params
 from mnist_cnn_train.training.checkpoint import Checkpoint
 from mnist_cnn_train.training.distributed import (
     SINGLE_PROCESS,
@@ -96,21 +97,14 @@ def learn_recipe(
     after_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Trained:
     """A training on 2,000 digits, augmented and corrupted, in batches that do not split evenly."""
-    params = load_params(REPOSITORY / "params.yaml")
-    data = read_training_digits(Path(os.environ["DIGITS"]))
-    training, validation = stratified_split(data, 2_000, 500, seed=0)
-    augmentation = params.train.augmentation.model_copy(update={"corruption": 0.3})
-    recipe = params.train.model_copy(
-        update={
-            "device": "cpu",
-            "epochs": 3,
-            "batch_size": 51,
-            "ema_decay": 0.9,
-            "augmentation": augmentation,
-        }
-    )
+    training = {"device": "cpu", "epochs": 3, "batch_size": 51, "ema_decay": 0.9}
+    changes = {f"train.{key}": value for key, value in training.items()}
+    settings = load_params(REPOSITORY / "params.yaml").model_dump()
+    changes["train.augmentation.corruption"] = 0.3
+    params = Params.model_validate(changed(settings, changes))
+    digits = stratified_split(read_training_digits(Path(os.environ["DIGITS"])), 2_000, 500, seed=0)
     return train(
-        training, validation, params.model, recipe, checkpoint, processes, after_epoch=after_epoch
+        *digits, params.model, params.train, checkpoint, processes, after_epoch=after_epoch
     )
 
 
@@ -138,30 +132,25 @@ def find_all(processes: ProcessGroup, path: str) -> dict[str, Tensor]:
 def found(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
+    (folder / "script.py").write_text(SCRIPT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("DIGITS", str(raw_data))
-        launch([str(script), str(folder / "found")], 2)
+        launch([str(folder / "script.py"), str(folder / "found")], 2)
     yield [load_file(folder / f"found.{rank}") for rank in range(2)]
 
 
 def part_of(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
 
 
-def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(
-        torch.equal(value, second[name]) for name, value in first.items()
-    )
+def assert_same_bytes(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 @pytest.mark.slow
 def test_all_processes_hold_the_same_weights_and_statistics(found: list[dict]) -> None:
-    assert equal(*found)
+    assert_same_bytes(*found)
 
 
 @pytest.mark.slow
@@ -172,18 +161,14 @@ def test_two_processes_train_a_network_that_classifies(found: list[dict]) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_repeat_to_the_byte(found: list[dict]) -> None:
-    assert equal(part_of(found[0], "first."), part_of(found[0], "again."))
-
-
-@pytest.mark.slow
-def test_two_processes_resume_to_the_same_bytes(found: list[dict]) -> None:
-    assert equal(part_of(found[0], "first."), part_of(found[0], "resumed."))
+@pytest.mark.parametrize("other", ["again", "resumed"])
+def test_two_processes_repeat_and_resume_to_the_same_bytes(found: list[dict], other: str) -> None:
+    assert_same_bytes(part_of(found[0], "first."), part_of(found[0], f"{other}."))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", BATCHES)
-def test_gradients_without_batch_statistics_are_those_of_the_whole_batch(
+def test_gradients_without_batch_norm_are_those_of_the_whole_batch(
     found: list[dict], size: int
 ) -> None:
     network = build("linear")
@@ -195,9 +180,7 @@ def test_gradients_without_batch_statistics_are_those_of_the_whole_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", BATCHES)
-def test_on_cpus_gradients_are_the_mean_of_shards_that_are_normalized_alone(
-    found: list[dict], size: int
-) -> None:
+def test_on_cpus_each_process_normalizes_its_shard_alone(found: list[dict], size: int) -> None:
     chosen = torch.arange(size)
     shards = chosen.tensor_split(2) if size > 1 else (chosen, chosen)
     gradients, statistics = [], []
@@ -205,10 +188,9 @@ def test_on_cpus_gradients_are_the_mean_of_shards_that_are_normalized_alone(
         network = build("normalized")
         (loss(network, shard) * len(shard) / sum(map(len, shards))).backward()
         gradients.append(gradients_of(network))
-        statistics.append(statistics_of(network))
+        statistics.append(statistics_of(network) / 2)
     torch.testing.assert_close(found[0][f"normalized.{size}.gradients"], sum(gradients))
-    mean = sum(statistics) / 2
-    torch.testing.assert_close(found[0][f"normalized.{size}.statistics"], mean)
+    torch.testing.assert_close(found[0][f"normalized.{size}.statistics"], sum(statistics))
 
 
 def test_a_single_process_leads_and_broadcasts_to_itself() -> None:
@@ -253,58 +235,38 @@ def test_a_process_that_fails_is_named(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "Traceback" not in capfd.readouterr().err
 
 
-def train_by(project: Project, **settings: object) -> dict[str, torch.Tensor]:
-    """The weights that the train stage gives by some `settings`."""
-    project.set(**{key.replace("__", "."): value for key, value in settings.items()})
-    project.run("dvc", "repro", "train")
-    return load_file(project.folder / "models/model.safetensors")
-
-
-def processes_of(project: Project) -> dict[int, int]:
-    """The process of each rank that trains in `project`."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-            trains = b"stages\0train\0" in (folder / "cmdline").read_bytes()
-            here = (folder / "cwd").resolve() == project.folder.resolve()
-        except OSError:
-            continue
-        ranks = [line for line in environment if re.fullmatch(r"RANK=\d+", line)]
-        if trains and here and ranks:
-            found[int(ranks[0].removeprefix("RANK="))] = int(folder.name)
-    return found
-
-
-def wait_for(happened: Callable[[], object]) -> None:
-    for _ in range(600):
-        if happened():
-            return
-        time.sleep(0.1)
-    pytest.fail("it did not happen within a minute")
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes by what they run")
 def test_whichever_process_is_killed_the_run_ends_and_then_goes_on(reproduced: Project) -> None:
     shared = {"train.launcher": "torchrun", "train.processes": 2, "train.epochs": 40}
     reproduced.set(**shared, **{"train.batch_size": 100})
     folder = reproduced.folder / ".checkpoints"
 
-    def state() -> float:
-        """When an epoch was last kept."""
+    def last_kept() -> float:
         return max((path.stat().st_mtime for path in folder.glob("train-*")), default=0)
 
-    for rank in (0, 1):
-        before = state()
+    def processes() -> dict[str, psutil.Process]:
+        """The process of each rank that trains in the project."""
+        found = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                trains = process.cmdline()[-2:] == ["stages", "train"]
+                if trains and Path(process.cwd()) == reproduced.folder.resolve():
+                    found[process.environ().get("RANK")] = process
+        return found
+
+    for rank in ("0", "1"):
+        before, deadline = last_kept(), time.monotonic() + 60
         with start(reproduced, "dvc", "repro", "train") as running:
-            wait_for(lambda before=before: state() > before)
-            os.kill(processes_of(reproduced)[rank], signal.SIGKILL)
+            while last_kept() == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            processes()[rank].kill()
             told = running.communicate()[0]
         assert running.returncode != 0
         assert f"train: process {rank} of the training was ended by SIGKILL" in told
         assert "Traceback" not in told
-        assert not processes_of(reproduced)
+        assert not processes()
 
     assert "going on after epoch" in reproduced.run("dvc", "repro", "train").stdout
     weights = reproduced.folder / "models/model.safetensors"
@@ -316,27 +278,22 @@ def test_whichever_process_is_killed_the_run_ends_and_then_goes_on(reproduced: P
 @pytest.mark.slow
 def test_two_hosts_train_one_network(reproduced: Project, tmp_path: Path) -> None:
     """Here, the hosts are two folders of this one."""
-    expected = train_by(reproduced, train__launcher="torchrun", train__processes=2)
+    weights, other = reproduced.folder / "models/model.safetensors", tmp_path / "host"
+    reproduced.set(**{"train.launcher": "torchrun", "train.processes": 2})
+    reproduced.run("dvc", "repro", "train")
+    expected = load_file(weights)
     reproduced.set(**{"train.processes": 1})
-    other = tmp_path / "host"
-    subprocess.run(["cp", "-r", reproduced.folder, other], check=True)
-    weights = "models/model.safetensors"
-    (other / weights).unlink()
+    shutil.copytree(reproduced.folder, other, symlinks=True)
+    (other / "models/model.safetensors").unlink()
+    leader = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "29471"}
     hosts = [
         subprocess.Popen(
             [sys.executable, "stages", "train"],
             cwd=folder,
-            env={
-                **os.environ,
-                "PET_NNODES": "2",
-                "PET_NODE_RANK": str(place),
-                "PET_MASTER_ADDR": "127.0.0.1",
-                "PET_MASTER_PORT": "29471",
-            },
+            env={**os.environ, **leader, "PET_NNODES": "2", "PET_NODE_RANK": str(place)},
         )
         for place, folder in enumerate((reproduced.folder, other))
     ]
     assert [host.wait(timeout=120) for host in hosts] == [0, 0]
-    found = load_file(reproduced.folder / weights)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert not (other / weights).exists()
+    assert_same_bytes(load_file(weights), expected)
+    assert not (other / "models/model.safetensors").exists()

@@ -63,9 +63,7 @@ def test_about_the_share_that_is_asked_for_is_struck(share: float, images: Tenso
     assert torch.equal(corrupt_batch(many, share, (1, 2)), corrupt_batch(many, share, (1, 2)))
 
 
-def test_every_kind_of_damage_is_trained_on_and_no_other(
-    images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_uses_exactly_its_damage(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     noting = Mock(wraps=corrupt)
     monkeypatch.setattr("mnist_cnn_train.transforms.corruptions.corrupt", noting)
     corrupt_batch(images.repeat(10, 1, 1, 1), 1.0, (0,))
