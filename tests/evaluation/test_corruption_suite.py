@@ -17,7 +17,6 @@ from mnist_cnn_train.cli import commands
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.corruption_suite import (
     SEVERITIES,
-    corrupted,
     evaluate_corruptions,
     examples,
     headline,
@@ -67,13 +66,6 @@ def test_a_model_without_bounds_is_judged(
     onnx.save(model, tmp_path / "other.onnx")
     report = judged(tmp_path / "other.onnx", few.take(np.arange(10)))
     assert "warned" not in report["held_out"]
-
-
-def test_damage_is_drawn_alike_each_time(few: Dataset) -> None:
-    first, again = (corrupted(few.images, TRAINING["scratch"], 0.6) for _ in range(2))
-    assert np.array_equal(first, again)
-    assert first.dtype == np.uint8
-    assert first.shape == few.images.shape
 
 
 def test_there_is_an_example_of_each_cell(few: Dataset) -> None:

@@ -79,7 +79,9 @@ def test_it_reads_nearly_as_well(small: ModelProto, model: ModelProto, validatio
     assert 0 < np.abs(probabilities - exact).mean() < 0.02
 
 
-def test_too_large_a_loss_fails(small: ModelProto, model: ModelProto, validation: Dataset) -> None:
+def test_too_large_a_drop_of_accuracy_fails(
+    small: ModelProto, model: ModelProto, validation: Dataset
+) -> None:
     broken = deepcopy(small)
     (last,) = (tensor for tensor in broken.graph.initializer if list(tensor.dims) == [10, 288])
     zeros = np.full((10, 288), 128, np.uint8)
