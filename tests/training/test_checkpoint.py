@@ -1,32 +1,17 @@
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import flipped
-from torch import Tensor
 
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.pipeline.params import Params, changed
 from mnist_cnn_train.training.checkpoint import Checkpoint
+from mnist_cnn_train.training.log import EpochLog
 from mnist_cnn_train.training.loop import train
 
 Sets = tuple[Dataset, Dataset]
 Log = pytest.LogCaptureFixture
-
-
-class Fragile(Checkpoint):
-    """Ends the training once it has kept the state of some epochs."""
-
-    def __init__(self, path: Path, epochs: int) -> None:
-        super().__init__(path)
-        self.epochs = epochs
-
-    def save(self, state: Mapping[str, Tensor]) -> None:
-        super().save(state)
-        self.epochs -= 1
-        if not self.epochs:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.slow
@@ -58,14 +43,21 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     training, validation = small_digits
     watched = None if settings.train.train_on_validation else validation
     arguments = (training, watched, settings.model, settings.train)
+    path, seen = tmp_path / "state", []
+
+    def interrupt(entry: EpochLog) -> None:
+        seen.append(entry)
+        if len(seen) == epochs:
+            raise KeyboardInterrupt
+
     expected = train(*arguments)
     with pytest.raises(KeyboardInterrupt):
-        train(*arguments, Fragile(tmp_path / "state", epochs))
+        train(*arguments, Checkpoint(path), after_epoch=interrupt)
     with caplog.at_level("INFO", "mnist_cnn_train"):
-        resumed = train(*arguments, Checkpoint(tmp_path / "state"))
+        resumed = train(*arguments, Checkpoint(path), after_epoch=interrupt)
     assert caplog.messages[0] == f"going on after epoch {epochs}"
     assert len(caplog.messages) == 1 + 3 - epochs  # a finished training is not run again
-    assert resumed.log == expected.log
+    assert resumed.log == expected.log == seen
     weights = (resumed.network.state_dict(), expected.network.state_dict())
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,8 +13,7 @@ from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.metrics import evaluate
 from mnist_cnn_train.model.networks import DigitCNN, predict_logits
 from mnist_cnn_train.pipeline.params import Augmentation, Model, Params, Train
-from mnist_cnn_train.training.checkpoint import Checkpoint
-from mnist_cnn_train.training.log import EpochLog, format_epoch
+from mnist_cnn_train.training.log import format_epoch
 from mnist_cnn_train.training.loop import DivergedError, Trained, train
 from mnist_cnn_train.training.setup import learning_rate_factor, make_optimizer, select_device
 from mnist_cnn_train.transforms.affine import sample_distortions
@@ -43,12 +41,10 @@ def run(small_digits: Sets, recipe: Train) -> Run:
         images: int = 2_000,
         watched: Dataset | None = validation,
         model: Model = BASE,
-        checkpoint: Checkpoint | None = None,
-        after_epoch: Callable[[EpochLog], None] | None = None,
         **changes: Any,
     ) -> Trained:
-        changed, few = recipe.model_copy(update=changes), training.take(np.arange(images))
-        return train(few, watched, model, changed, checkpoint, after_epoch=after_epoch)
+        few = training.take(np.arange(images))
+        return train(few, watched, model, recipe.model_copy(update=changes))
 
     return trained
 
@@ -152,20 +148,6 @@ def test_each_epoch_is_logged_and_none_printed(
     assert caplog.messages == [format_epoch(entry, 2) for entry in trained.log]
     assert caplog.messages[1].startswith("epoch 2/2: loss ")
     assert capfd.readouterr() == ("", "")
-
-
-def test_each_epoch_is_reported_once_and_may_end_the_training(run: Run, tmp_path: Path) -> None:
-    seen: list[EpochLog] = []
-
-    def stop_after_two(entry: EpochLog) -> None:
-        seen.append(entry)
-        if len(seen) == 2:
-            raise StopIteration
-
-    options = {"checkpoint": Checkpoint(tmp_path / "state"), "after_epoch": stop_after_two}
-    with pytest.raises(StopIteration):
-        run(200, epochs=3, **options)
-    assert run(200, epochs=3, **options).log == seen
 
 
 @pytest.mark.parametrize(
