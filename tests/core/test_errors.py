@@ -3,23 +3,22 @@ import pytest
 from mnist_cnn.core.errors import MnistCnnError, exit_on_error, one_line
 
 
-def test_a_mendable_failure_ends_in_one_line_and_exit_code_1() -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MnistCnnError("lower the learning rate"), "train: lower the learning rate"),
+        (PermissionError(13, "Permission denied", "models"), "train: models: Permission denied"),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=["what a user can mend", "what the system refuses", "Ctrl-C"],
+)
+def test_a_failure_ends_the_program_with_one_line(
+    error: BaseException, code: str | int, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end, exit_on_error("train"):
-        raise MnistCnnError("lower the learning rate")
-    assert end.value.code == "train: lower the learning rate"  # printed, and 1 for the shell
-
-
-def test_what_the_system_refuses_names_the_file() -> None:
-    with pytest.raises(SystemExit) as end, exit_on_error("train"):
-        raise PermissionError(13, "Permission denied", "models")
-    assert end.value.code == "train: models: Permission denied"
-
-
-def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end, exit_on_error("train"):
-        raise KeyboardInterrupt
-    assert end.value.code == 130
-    assert capsys.readouterr().err == "train: interrupted\n"
+        raise error
+    assert end.value.code == code  # a text is printed, and 1 for the shell
+    assert capsys.readouterr().err == ("train: interrupted\n" if code == 130 else "")
 
 
 def test_a_defect_keeps_its_traceback() -> None:

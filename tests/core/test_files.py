@@ -10,6 +10,14 @@ from mnist_cnn.core.files import replacing, sha256, write_bytes, write_json
 from mnist_cnn_train.pipeline.tables import read_columns, write_csv
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "old").touch()
+    return folder
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.write_text("good")
@@ -20,33 +28,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "raw"
-    target.mkdir()
-    (target / "kept").touch()
-    with pytest.raises(RuntimeError), replacing(target) as partial:
+def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(folder: Path) -> None:
+    with pytest.raises(RuntimeError), replacing(folder) as partial:
         partial.mkdir()
         (partial / "half").touch()
         raise RuntimeError
-    assert [path.name for path in target.iterdir()] == ["kept"]
-    assert list(tmp_path.iterdir()) == [target]
+    assert list(folder.parent.rglob("*")) == [folder, folder / "old"]
 
 
-def test_a_folder_replaces_a_folder_with_other_files(tmp_path: Path) -> None:
-    target = tmp_path / "raw"
-    target.mkdir()
-    (target / "old").touch()
-    with replacing(target) as partial:
+def test_a_folder_replaces_a_folder_with_other_files(folder: Path) -> None:
+    with replacing(folder) as partial:
         partial.mkdir()
         (partial / "new").touch()
-    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(folder.iterdir()) == [folder / "new"]
 
 
-def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path: Path) -> None:
-    (tmp_path / ".model.partial").mkdir()
-    (tmp_path / ".model.partial" / "half").touch()
-    write_bytes(tmp_path / "model", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+def test_what_a_killed_run_left_is_in_nobodys_way(folder: Path) -> None:
+    folder.rename(folder.with_name(".model.partial"))
+    write_bytes(folder.with_name("model"), b"new")
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_json_is_readable_and_refuses_nan(tmp_path: Path) -> None:
@@ -58,16 +58,13 @@ def test_json_is_readable_and_refuses_nan(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"accuracy": 0.5}
 
 
-def test_columns_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_columns_come_back_as_they_were_written_and_an_empty_field_as_nan(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    write_csv(path, ["epoch", "loss"], [(1, 0.1), (2, 1e-9)])
-    assert path.read_bytes() == b"epoch,loss\n1,0.1\n2,1e-09\n"
-    assert read_columns(path) == {"epoch": [1, 2], "loss": [0.1, 1e-9]}
-
-
-def test_an_empty_field_comes_back_as_nan(tmp_path: Path) -> None:
-    write_csv(tmp_path / "log.csv", ["epoch", "loss"], [(1, None)])
-    assert np.isnan(read_columns(tmp_path / "log.csv")["loss"]).all()
+    write_csv(path, ["epoch", "loss"], [(1, 0.1), (2, 1e-9), (3, None)])
+    assert path.read_bytes() == b"epoch,loss\n1,0.1\n2,1e-09\n3,\n"
+    columns = read_columns(path)
+    np.testing.assert_array_equal(columns["epoch"], [1, 2, 3])
+    np.testing.assert_array_equal(columns["loss"], [0.1, 1e-9, np.nan])
 
 
 @pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch,loss\n1\n", "epoch,loss\n1,x\n"])

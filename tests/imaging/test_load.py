@@ -13,14 +13,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from time_pipeline import PEAK
 
-from mnist_cnn.imaging.load import (
-    MAX_PIXELS,
-    MAX_SIDE,
-    PictureError,
-    find_pictures,
-    load_gray,
-    load_reduced,
-)
+from mnist_cnn.imaging import load
+from mnist_cnn.imaging.load import MAX_PIXELS, MAX_SIDE, PictureError, load_gray
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -39,20 +33,14 @@ def half_and_half() -> Image.Image:
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
 def test_every_mode_of_pillow_gives_the_same_grey_levels(mode: str) -> None:
     gray = load_gray(half_and_half().convert(mode))
-    assert gray.shape == (4, 8)
     assert gray.dtype == np.uint8
-    np.testing.assert_array_equal(gray[:, 0], 0)
-    assert gray[:, 7].min() >= 254  # YCbCr rounds
+    np.testing.assert_allclose(gray, half_and_half(), rtol=1 / 255)  # YCbCr rounds
 
 
 @pytest.mark.parametrize(
     ("form", "options"),
     [
-        ("PNG", {}),
-        ("BMP", {}),
-        ("PPM", {}),
-        ("TIFF", {}),
-        ("GIF", {}),
+        *[(form, {}) for form in ("PNG", "BMP", "PPM", "TIFF", "GIF")],
         ("JPEG", {"quality": 95}),
         ("WEBP", {"lossless": True}),
     ],
@@ -69,12 +57,10 @@ def test_every_usual_format_is_read_from_bytes_and_from_a_file(
         assert gray[:, 7].min() > 250
 
 
-def test_sixteen_bits_are_scaled_rather_than_cut_off(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_rather_than_cut_off() -> None:
     levels = np.array([[0, 32_768, 65_535]], np.uint16)
-    path = tmp_path / "deep.png"
-    Image.fromarray(levels).save(path)
-    np.testing.assert_array_equal(load_gray(path), [[0, 128, 255]])
-    np.testing.assert_array_equal(load_gray(levels), [[0, 128, 255]])
+    for picture in (levels, encoded(Image.fromarray(levels))):
+        np.testing.assert_array_equal(load_gray(picture), [[0, 128, 255]])
 
 
 def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
@@ -86,15 +72,10 @@ def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
     assert gray[7].min() == 255
 
 
-def test_transparent_parts_are_white() -> None:
-    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
-    image.putpixel((0, 0), (0, 0, 0, 255))
-    np.testing.assert_array_equal(load_gray(image), [[0, 255]])
-
-
-def test_a_drawing_in_white_on_transparency_is_seen() -> None:
-    image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
-    image.putpixel((0, 0), (255, 255, 255, 255))
+@pytest.mark.parametrize("level", [0, 255], ids=["ink is black", "ink is white, and is seen"])
+def test_transparent_parts_are_white(level: int) -> None:
+    image = Image.new("LA", (2, 1), (level, 0))
+    image.putpixel((0, 0), (level, 255))
     np.testing.assert_array_equal(load_gray(image), [[0, 255]])
 
 
@@ -105,7 +86,7 @@ def test_of_an_animation_the_first_frame_is_read() -> None:
 
 
 def test_a_large_picture_is_reduced_and_says_by_how_much() -> None:
-    gray, reduction = load_reduced(Image.new("L", (3 * MAX_SIDE, MAX_SIDE)))
+    gray, reduction = load.load_reduced(Image.new("L", (3 * MAX_SIDE, MAX_SIDE)))
     assert max(gray.shape) == MAX_SIDE
     assert reduction == 3
 
@@ -151,23 +132,14 @@ def test_something_else_is_a_type_error() -> None:
         load_gray(3)  # type: ignore[arg-type]
 
 
-def truncated() -> bytes:
-    rng = np.random.default_rng(0)
-    return encoded(Image.fromarray(rng.integers(0, 256, (50, 50), np.uint8)))[:1_000]
-
-
-def bomb() -> bytes:
-    return encoded(Image.new("1", (20_000, 20_000)))
-
-
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (lambda: b"", "is empty"),
         (lambda: b"no picture", "not a picture in a format that is read"),
         (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-        (truncated, "is damaged"),
-        (bomb, f"more than the {MAX_PIXELS:,} pixels allowed"),
+        (lambda: encoded(Image.effect_noise((50, 50), 50))[:1_000], "is damaged"),
+        (lambda: encoded(Image.new("1", (20_000, 20_000))), f"{MAX_PIXELS:,} pixels allowed"),
         (lambda: encoded(Image.new("1", (9_000, 9_000))), "9,000 x 9,000 pixels, more than"),
     ],
 )
@@ -179,8 +151,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason_in_one_line(
     with pytest.raises(PictureError, match=problem) as raised:
         load_gray(path)
     assert raised.value.source == str(path)
-    assert str(raised.value) == f"{path}: {raised.value.reason}"
-    assert "\n" not in str(raised.value)
+    assert str(raised.value).splitlines() == [f"{path}: {raised.value.reason}"]
 
 
 def test_an_error_about_bytes_has_no_source_and_survives_another_process() -> None:
@@ -215,8 +186,7 @@ def is_read_or_refused(source: bytes | np.ndarray) -> None:
     except PictureError as error:
         assert "\n" not in str(error)
     else:
-        assert gray.dtype == np.uint8
-        assert gray.ndim == 2
+        assert (gray.dtype, gray.ndim) == (np.uint8, 2)
         assert gray.size
 
 
@@ -247,24 +217,15 @@ def test_any_damage_to_a_picture_is_survived(content: bytes, data: st.DataObject
 
 @pytest.mark.fault
 @pytest.mark.fuzz
-@given(
-    arrays.arrays(
-        arrays.scalar_dtypes(),
-        arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=12),
-    )
-)
+@given(arrays.arrays(arrays.scalar_dtypes(), st.lists(st.integers(0, 12), max_size=4).map(tuple)))
 def test_any_array_is_read_or_refused(values: np.ndarray) -> None:
     is_read_or_refused(np.asarray(values))
 
 
 def test_names_stand_for_files_folders_and_patterns_in_order(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
     for name in ("b.png", "a.JPG", "notes.txt", "inner/c.webp"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    found = find_pictures(["-", str(tmp_path / "none.png"), str(tmp_path), str(tmp_path / "*.txt")])
-    assert list(found) == [
-        "-",
-        str(tmp_path / "none.png"),
-        *(str(tmp_path / name) for name in ("a.JPG", "b.png", "inner/c.webp", "notes.txt")),
-    ]
+        (tmp_path / name).touch()
+    found = load.find_pictures(["-", f"{tmp_path}/none.png", f"{tmp_path}", f"{tmp_path}/*.txt"])
+    names = ("none.png", "a.JPG", "b.png", "inner/c.webp", "notes.txt")
+    assert list(found) == ["-", *(f"{tmp_path}/{name}" for name in names)]

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_a_whole_file_is_not_broken_and_says_the_same(content: bytes) -> None:
 
 
 @pytest.mark.fault
-def test_any_flipped_bit_is_noticed(
+def test_any_flipped_bit_is_noticed_and_told_with_what_mends_it(
     content: bytes, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     path = tmp_path / "digits.onnx"
@@ -38,20 +39,15 @@ def test_any_flipped_bit_is_noticed(
         path.write_bytes(flipped(content, place))
         with pytest.raises(MnistCnnError, match=r"digits\.onnx"):
             Recognizer(path)
-
-
-@pytest.mark.fault
-def test_the_message_names_the_file_and_the_command(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "digits.onnx"
     path.write_bytes(flipped(content, len(content) // 2))
     with pytest.raises(MnistCnnError, match=r"digits\.onnx is damaged: .*`make mend`"):
-        open_model(path)
+        Recognizer(path)
 
 
 @pytest.mark.fault
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "digits.onnx"
-    with path.open("wb") as file:
-        file.truncate(2**40)  # sparse: a terabyte that takes no room
+    path.touch()
+    os.truncate(path, 2**40)  # sparse: a terabyte that takes no room
     with pytest.raises(MnistCnnError, match="is too large for a digit reader"):
         open_model(path)

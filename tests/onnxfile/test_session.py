@@ -28,8 +28,8 @@ def test_every_batch_size_gives_all_outputs_in_order(
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model"])
-def test_content_that_is_no_model_is_refused_in_one_line(content: bytes) -> None:
-    with pytest.raises(MnistCnnError, match="the model is not a usable ONNX model: ") as refusal:
-        open_content(content)
-    assert "\n" not in str(refusal.value)
+def test_content_that_is_no_model_is_refused_in_one_line(trained_model: Path) -> None:
+    for content in (b"", b"not a model", trained_model.read_bytes()[:20_000]):
+        with pytest.raises(MnistCnnError, match="the model is not a usable ONNX model: ") as error:
+            open_content(content)
+        assert "\n" not in str(error.value)
