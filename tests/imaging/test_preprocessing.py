@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw
 
 from mnist_cnn.imaging.ink import find_ink
-from mnist_cnn.imaging.load import PictureError, load_gray
+from mnist_cnn.imaging.load import load_gray
 from mnist_cnn.imaging.normalize import BOX, normalize, to_mnist
 from mnist_cnn.imaging.segment import separate
 from mnist_cnn_train.data.dataset import Dataset
@@ -134,11 +134,3 @@ def test_dots_and_rules_on_a_page_are_no_digits() -> None:
     draw.line([(5, 130), (285, 130)], fill=90, width=3)
     draw.ellipse([260, 20, 266, 26], fill=40)
     assert [len(line) for line in separate(find_ink(load_gray(image)))] == [3]
-
-
-def test_a_page_of_nothing_but_marks_is_refused(rng: np.random.Generator) -> None:
-    speckled = (rng.random((400, 400)) < 0.02).astype(np.uint8)
-    gray = 255 - 255 * np.kron(speckled, np.ones((4, 4), np.uint8))
-    with pytest.raises(PictureError, match="separate marks"):
-        separate(find_ink(gray))
-    assert to_mnist(gray) is not None  # as one digit it is strange, but quickly made

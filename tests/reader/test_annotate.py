@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +10,7 @@ from mnist_cnn.imaging.box import Box
 from mnist_cnn.reader.annotate import draw_boxes
 from mnist_cnn.reader.recognizer import NO_DIGIT, Prediction
 
-PAPER = Image.new("L", (200, 100), 255)
+PAPER = cv2.imencode(".png", np.full((100, 200), 255, np.uint8))[1].tobytes()
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])

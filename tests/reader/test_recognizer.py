@@ -1,14 +1,16 @@
 import re
 import subprocess
 import sys
-from itertools import chain
+from collections.abc import Iterable
+from dataclasses import astuple
+from itertools import chain, product
+from operator import length_hint
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from conftest import page
-from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 
@@ -16,9 +18,9 @@ import mnist_cnn
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn.imaging.load import PictureError
-from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LOGIT_THRESHOLDS_KEY
+from mnist_cnn.onnxfile.contract import LABELS_KEY
 from mnist_cnn.onnxfile.session import BATCH
-from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Recognizer
+from mnist_cnn.reader.recognizer import NO_DIGIT, NO_INK, Prediction, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.picture_suite import NON_DIGIT_KINDS
 
@@ -31,36 +33,28 @@ def test_a_picture_of_a_digit_is_read_however_it_is_given(
     path = tmp_path / "digit.png"
     image.save(path)
     for picture in (path, str(path), path.read_bytes(), image, np.asarray(image)):
-        prediction = recognizer.predict(picture)
-        assert prediction.label == label
-        assert prediction.probability == max(prediction.probabilities.values()) > 0.5
-        assert tuple(prediction.probabilities) == LABELS
-        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
-        assert prediction.warning is None
-        assert prediction.image is not None
-        assert prediction.image.shape == (28, 28)
-        assert prediction.box is None
-        named = isinstance(picture, str | Path)
-        assert prediction.source == (str(path) if named else None)
+        read = recognizer.predict(picture)
+        assert (read.label, read.warning, read.box) == (label, None, None)
+        assert read.image.shape == (28, 28)
+        assert read.probability == max(read.probabilities.values()) > 0.5
+        assert tuple(read.probabilities) == LABELS
+        assert sum(read.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert read.source == (str(path) if isinstance(picture, str | Path) else None)
+
+
+def labels(predictions: Iterable[Prediction]) -> list[int]:
+    return [int(prediction.label or -1) for prediction in predictions]
 
 
 def test_many_pictures_are_read_in_order_as_they_come(
     recognizer: Recognizer, holdout_digits: Dataset
 ) -> None:
-    taken = 0
-
-    def pictures():
-        nonlocal taken
-        for image in holdout_digits.images:
-            taken += 1
-            yield image
-
-    predictions = recognizer.predict_many(pictures())
+    pictures = iter(holdout_digits.images)
+    predictions = recognizer.predict_many(pictures)
     first = next(predictions)
-    assert taken == BATCH
-    labels = [int(prediction.label or -1) for prediction in (first, *predictions)]
-    assert np.mean(labels == holdout_digits.labels) > 0.98
-    assert len(labels) == len(holdout_digits)
+    assert length_hint(pictures) == len(holdout_digits) - BATCH
+    read = labels([first, *predictions])
+    assert np.mean(read == holdout_digits.labels) > 0.98
 
 
 @pytest.mark.slow
@@ -68,9 +62,8 @@ def test_small_digits_of_another_source_are_read(recognizer: Recognizer) -> None
     """1,797 of 8x8 pixels, by other people, cut close."""
     digits = load_digits()
     pictures = (255 / 16 * digits.images).round().astype(np.uint8)
-    predictions = recognizer.predict_many(pictures)
-    labels = [int(prediction.label or -1) for prediction in predictions]
-    assert np.mean(labels == digits.target) > 0.95  # the recipe `speed`; 0.97 by the default
+    read = labels(recognizer.predict_many(pictures))
+    assert np.mean(read == digits.target) > 0.95  # the recipe `speed`; 0.97 by the default
 
 
 def fonts() -> list[str]:
@@ -87,38 +80,30 @@ def fonts() -> list[str]:
     return found
 
 
-def printed(digit: str, font: str, size: int, angle: float) -> Image.Image:
+def printed(digit: int, font: str, size: int, angle: float) -> Image.Image:
     paper = Image.new("L", (2 * size, 2 * size), 255)
     typeface = ImageFont.truetype(font, size)
-    ImageDraw.Draw(paper).text((size, size), digit, font=typeface, fill=0, anchor="mm")
+    ImageDraw.Draw(paper).text((size, size), str(digit), font=typeface, fill=0, anchor="mm")
     return paper.rotate(angle, Image.Resampling.BICUBIC, fillcolor=255)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(len(fonts()) < 30, reason="fewer than 30 fonts are installed")
 def test_printed_digits_are_read_at_several_sizes_and_turned(recognizer: Recognizer) -> None:
-    drawn = [
-        (digit, printed(digit, font, size, angle))
-        for font in fonts()
-        for digit in LABELS
-        for size, angle in ((20, 0), (60, -15), (40, 15))
-    ]
-    predictions = recognizer.predict_many(picture for _, picture in drawn)
-    right = [
-        prediction.label == digit for prediction, (digit, _) in zip(predictions, drawn, strict=True)
-    ]
-    assert np.mean(right) > 0.95
+    drawn = list(product(range(10), fonts(), ((20, 0), (60, -15), (40, 15))))
+    pictures = (printed(digit, font, size, angle) for digit, font, (size, angle) in drawn)
+    read = labels(recognizer.predict_many(pictures))
+    assert np.mean(read == np.array([digit for digit, _, _ in drawn])) > 0.95
 
 
 def test_a_batch_reads_as_each_picture_alone(
     recognizer: Recognizer, holdout_digits: Dataset
 ) -> None:
     pictures = [*holdout_digits.images[:3], np.zeros((28, 28), np.uint8), holdout_digits.images[4]]
-    together = list(recognizer.predict_many(pictures))
-    for picture, prediction in zip(pictures, together, strict=True):
+    for picture, read in zip(pictures, recognizer.predict_many(pictures), strict=True):
         alone = recognizer.predict(picture)
-        assert alone.label == prediction.label
-        assert alone.probability == pytest.approx(prediction.probability, abs=1e-5)
+        assert alone.label == read.label
+        assert alone.probability == pytest.approx(read.probability, abs=1e-5)
 
 
 def test_unusable_pictures_are_reported_and_the_others_read(
@@ -128,10 +113,8 @@ def test_unusable_pictures_are_reported_and_the_others_read(
     broken.write_bytes(b"no picture")
     pictures = [broken, holdout_digits.images[0], b"", holdout_digits.images[1]]
     errors: list[PictureError] = []
-    predictions = list(recognizer.predict_many(pictures, errors.append))
-    assert [prediction.label for prediction in predictions] == [
-        str(label) for label in holdout_digits.labels[:2]
-    ]
+    read = labels(recognizer.predict_many(pictures, errors.append))
+    assert read == holdout_digits.labels[:2].tolist()
     assert [error.source for error in errors] == [str(broken), None]
     with pytest.raises(PictureError, match=f"{broken}: is not a picture"):
         list(recognizer.predict_many(pictures))
@@ -141,19 +124,15 @@ def test_a_prediction_is_printed_in_one_line_without_its_pixels(
     recognizer: Recognizer, holdout_digits: Dataset
 ) -> None:
     prediction = recognizer.predict(holdout_digits.images[0])
-    for text in (str(prediction), repr(prediction)):
-        assert text.startswith(f"Prediction(label='{prediction.label}', probability=0.")
-        assert "\n" not in text
-        assert len(text) < 120
+    text = str(prediction)
+    assert text.startswith(f"Prediction(label='{prediction.label}', probability=0.")
+    assert "\n" not in text
+    assert len(text) < 120
 
 
 def test_a_blank_picture_says_that_no_ink_was_found(recognizer: Recognizer) -> None:
-    prediction = recognizer.predict(Image.new("L", (100, 100), 200))
-    assert prediction.label is None
-    assert prediction.probability == 0
-    assert prediction.probabilities == {}
-    assert prediction.warning == NO_INK
-    assert prediction.image is None
+    blank = Image.new("L", (100, 100), 200)
+    assert recognizer.predict(blank) == Prediction(None, 0, {}, NO_INK, None)
 
 
 def test_what_is_far_from_any_digit_carries_a_warning(recognizer: Recognizer) -> None:
@@ -161,11 +140,6 @@ def test_what_is_far_from_any_digit_carries_a_warning(recognizer: Recognizer) ->
     pieces = [NON_DIGIT_KINDS["pieces of a photograph"](rng) for _ in range(50)]
     warnings = [prediction.warning for prediction in recognizer.predict_many(pieces)]
     assert warnings.count(NO_DIGIT) > 20
-
-
-def test_an_unusable_picture_is_refused(recognizer: Recognizer) -> None:
-    with pytest.raises(PictureError, match="not a picture"):
-        recognizer.predict(b"text")
 
 
 @pytest.mark.parametrize("image", [np.zeros((28, 27), np.uint8), np.zeros((28, 28), np.float32)])
@@ -176,32 +150,26 @@ def test_an_image_that_is_not_as_mnists_is_refused(
         list(recognizer.classify([image]))
 
 
-def test_a_page_is_read_line_by_line_with_boxes_in_its_own_pixels(
-    recognizer: Recognizer,
-) -> None:
+def test_a_page_is_read_line_by_line_with_boxes_in_its_own_pixels(recognizer: Recognizer) -> None:
     rows = ["31415", "926", "5358979"]
     image, boxes = page(rows)
     predictions = recognizer.read(image.resize((5 * image.width, 5 * image.height)))
-    read = [""] * 3
-    for prediction in predictions:
-        assert prediction.line is not None
-        read[prediction.line - 1] += str(prediction.label)
-    right = sum(a == b for a, b in zip("".join(read), "".join(rows), strict=True))
-    assert right >= 13  # of 15: a typeface is no handwriting
-    for prediction, box in zip(predictions, chain(*boxes), strict=True):
-        assert prediction.box is not None
-        assert abs(prediction.box.left - 5 * box.left) <= 25
-        assert abs(prediction.box.bottom - 5 * box.bottom) <= 25
+    assert [read.line for read in predictions] == 5 * [1] + 3 * [2] + 7 * [3]
+    right = [read.label == digit for read, digit in zip(predictions, "".join(rows), strict=True)]
+    assert sum(right) >= 13  # of 15: a typeface is no handwriting
+    for read, box in zip(predictions, chain(*boxes), strict=True):
+        assert astuple(read.box) == pytest.approx(5 * np.array(astuple(box)), abs=20)
 
 
 def test_a_page_of_noise_is_refused_by_its_path(recognizer: Recognizer, tmp_path: Path) -> None:
     path = tmp_path / "noise.png"
     noise = np.full((1_000, 1_000), 255, np.uint8)
-    noise[10:990:10, 10:990:10] = 0
-    Image.fromarray(noise).resize((2_000, 2_000), Image.Resampling.NEAREST).save(path)
+    noise.reshape(50, 20, 50, 20)[1:-1, :4, 1:-1, :4] = 0
+    Image.fromarray(noise).save(path)
     with pytest.raises(PictureError, match="separate marks") as refusal:
         recognizer.read(path)
     assert refusal.value.source == str(path)
+    assert recognizer.predict(path).label  # as one digit it is strange, but quickly read
 
 
 def test_a_blank_page_has_no_digits(recognizer: Recognizer) -> None:
@@ -209,16 +177,12 @@ def test_a_blank_page_has_no_digits(recognizer: Recognizer) -> None:
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "other",
-        [value("x", TensorProto.FLOAT, [1])],
-        [value("y", TensorProto.FLOAT, [1])],
-    )
     path = tmp_path / "other.onnx"
-    opsets = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    other = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]>
+        other (float[1] x) => (float[1] y) { y = Identity(x) }"""
+    )
+    onnx.save(other, path)
     with pytest.raises(MnistCnnError, match="is not a model of mnist-cnn's pipeline"):
         Recognizer(path)
 
@@ -227,28 +191,10 @@ def test_a_model_without_a_bound_for_digits_says_how_to_make_one(
     trained_model: Path, tmp_path: Path
 ) -> None:
     model = onnx.load(trained_model)
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    del properties[LOGIT_THRESHOLDS_KEY], properties[CHECKSUM_KEY]
-    helper.set_model_props(model, properties)
+    onnx.helper.set_model_props(model, {LABELS_KEY: ",".join(LABELS)})
     onnx.save(model, tmp_path / "old.onnx")
     with pytest.raises(MnistCnnError, match="run `dvc repro export`"):
         Recognizer(tmp_path / "old.onnx")
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a model"])
-def test_a_missing_or_broken_model_is_named(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "digits.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(MnistCnnError, match=r"digits\.onnx"):
-        Recognizer(path)
-
-
-def test_a_truncated_model_is_refused(trained_model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "digits.onnx"
-    path.write_bytes(trained_model.read_bytes()[:20_000])
-    with pytest.raises(MnistCnnError, match="is not a usable ONNX model"):
-        Recognizer(path)
 
 
 def test_the_package_offers_it_without_torch_or_anything_of_the_pipeline() -> None:
