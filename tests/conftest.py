@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ruamel.yaml import YAML
 
 from mnist_cnn.core.files import sha256
+from mnist_cnn.demo.server import DemoServer, make_server
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.onnxfile.checksum import add_checksum
 from mnist_cnn.onnxfile.contract import CHECKSUM_KEY
@@ -145,6 +147,16 @@ def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def recognizer(trained_model: Path) -> Recognizer:
     return Recognizer(trained_model)
+
+
+@pytest.fixture
+def demo_server(recognizer: Recognizer) -> Iterator[DemoServer]:
+    with make_server(recognizer, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")
