@@ -6,28 +6,26 @@ import math
 import os
 import re
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mnist_cnn.demo.server import MAX_UPLOAD_BYTES, make_server
+from mnist_cnn.demo.server import MAX_UPLOAD_BYTES, DemoServer
 from mnist_cnn.reader.recognizer import NO_DIGIT, Prediction, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 expect = playwright.expect
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+CHROMIUM = next(filter(None, BROWSERS), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
@@ -40,16 +38,6 @@ ZERO: Points = [
     for angle in range(13)
 ]
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
-
-
-@pytest.fixture
-def address(recognizer: Recognizer) -> Iterator[str]:
-    with make_server(recognizer, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -76,31 +64,17 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@dataclass
 class Visit:
     """A page, and what it asked for and complained about."""
 
-    page: Any
-    asked: list[Any] = field(default_factory=list)
-    open_readings: list[int] = field(default_factory=lambda: [0])
-    problems: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.set_default_timeout(10_000)
-        self.page.on("request", self._note_request)
-        for end in ("requestfinished", "requestfailed"):
-            self.page.on(end, self._note_end)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda message: self.problems.append(message.text))
-
-    def _note_request(self, request: Any) -> None:
-        self.asked.append(request)
-        if request.url.endswith("/predict"):
-            self.open_readings.append(self.open_readings[-1] + 1)
-
-    def _note_end(self, request: Any) -> None:
-        if request.url.endswith("/predict"):
-            self.open_readings.append(self.open_readings[-1] - 1)
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.asked: list[str] = []
+        self.problems: list[str] = []
+        page.set_default_timeout(10_000)
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self.problems.append(message.text))
 
     @property
     def label(self) -> Any:
@@ -109,6 +83,10 @@ class Visit:
     @property
     def result(self) -> Any:
         return self.page.get_by_role("status")
+
+    @property
+    def failure(self) -> Any:
+        return self.page.get_by_role("alert")
 
     def button(self, name: str) -> Any:
         return self.page.get_by_role("button", name=name)
@@ -131,7 +109,11 @@ class Visit:
         if lift:
             self.page.mouse.up()
 
-    def content_of(self, canvas: str) -> bytes:
+    def draw_one(self) -> None:
+        self.draw(ONE)
+        expect(self.label).to_have_text("1")
+
+    def content(self, canvas: str) -> bytes:
         """A PNG file; waits until all readings are over."""
         while self.page.evaluate("reading"):
             self.page.wait_for_timeout(20)
@@ -139,11 +121,11 @@ class Visit:
         return base64.b64decode(url.partition(",")[2])
 
     def drawn(self) -> bytes:
-        return self.content_of("pad")
+        return self.content("pad")
 
     def seen(self) -> bytes:
         """The levels of the 28x28 image on the page."""
-        return Image.open(io.BytesIO(self.content_of("seen"))).convert("L").tobytes()
+        return Image.open(io.BytesIO(self.content("seen"))).convert("L").tobytes()
 
     def expect_nothing(self) -> None:
         expect(self.label).to_have_text("")
@@ -154,51 +136,38 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
+def visit(browser: Any, demo_server: DemoServer, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    address = demo_server.address
     with browser.new_context(**getattr(request, "param", {})) as context:
         visit = Visit(context.new_page())
         visit.page.goto(address)
         yield visit
         # Nothing comes from outside, and the Content-Security-Policy had nothing to block.
-        for asked in visit.asked:
-            assert asked.url.startswith((address, f"blob:{address}", "data:")), asked.url
+        for url in visit.asked:
+            assert url.startswith((address, f"blob:{address}", "data:")), url
         assert visit.problems == []
 
 
-def pixels(content: bytes) -> bytes:
-    return Image.open(io.BytesIO(content)).tobytes()
-
-
-def picture(image: npt.NDArray[np.uint8]) -> bytes:
+def picture(image: np.ndarray) -> bytes:
     """One of MNIST's images as a PNG file of 280x280 pixels, black on white."""
-    file = io.BytesIO()
-    Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC).save(file, "PNG")
-    return file.getvalue()
+    large = cv2.resize(255 - image, (280, 280), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".png", large)[1].tobytes()
 
 
-def test_strokes_are_read_and_cleared(visit: Visit) -> None:
+def test_strokes_are_read_and_cleared(visit: Visit, recognizer: Recognizer) -> None:
     visit.expect_nothing()
-    visit.draw(ONE)
-    expect(visit.label).to_have_text("1")
+    visit.draw_one()
+    prediction = recognizer.predict(visit.drawn())
     expect(visit.page.locator("#bars .likeliest")).to_have_text(re.compile(r"^1\d+\.\d %$"))
-    expect(visit.page.locator("#bars li")).to_have_count(10)
-    assert visit.seen() != bytes(784)
+    expect(visit.page.locator("#bars li")).to_have_text(
+        [f"{label}{100 * share:.1f} %" for label, share in prediction.probabilities.items()]
+    )
+    assert visit.seen() == prediction.image.tobytes()
+    expect(visit.page.locator("#note")).to_be_visible(visible=prediction.warning is not None)
     visit.button("Clear").click()
     visit.expect_nothing()
     visit.draw(ZERO)
     expect(visit.label).to_have_text("0")
-
-
-def test_the_page_shows_what_the_recognizer_says(visit: Visit, recognizer: Recognizer) -> None:
-    visit.draw(ONE)
-    visit.draw([(0.3, 0.85), (0.7, 0.85)])
-    prediction = recognizer.predict(visit.drawn())
-    expect(visit.label).to_have_text(prediction.label)
-    for label, probability in prediction.probabilities.items():
-        row = visit.page.locator("#bars li").nth(int(label))
-        expect(row).to_have_text(f"{label}{100 * probability:.1f} %")
-    assert visit.seen() == prediction.image.tobytes()
-    expect(visit.page.locator("#note")).to_be_visible(visible=prediction.warning is not None)
 
 
 def test_a_warning_is_shown_with_the_result(
@@ -226,13 +195,15 @@ def test_one_reading_at_a_time_and_the_last_is_of_the_newest_drawing(
     visit: Visit, received: list[bytes]
 ) -> None:
     started = time.monotonic()
+    waiting = [0]
+    visit.page.on("request", lambda _: waiting.append(waiting[-1] + 1))
+    visit.page.on("requestfinished", lambda _: waiting.append(waiting[-1] - 1))
     for row in range(6):
         visit.draw([(0.2, 0.2 + row / 10), (0.8, 0.2 + row / 10), (0.2, 0.25 + row / 10)])
     visit.draw([(0.5, 0.5), (0.5, 0.9)])
-    drawn = visit.drawn()  # once all readings are over
-    assert pixels(received[-1]) == pixels(drawn)
+    assert visit.drawn() == received[-1]  # once all readings are over
     assert 2 <= len(received) <= 10 * (time.monotonic() - started) + 1
-    assert max(visit.open_readings) == 1
+    assert max(waiting) == 1
 
 
 def test_what_was_cleared_meanwhile_is_not_shown(
@@ -295,11 +266,8 @@ def test_mnists_own_digits_are_read(
 ) -> None:
     validation = small_digits[1]
     for digit in range(10):
-        content = next(
-            content
-            for image in validation.images[validation.labels == digit]
-            if recognizer.predict(content := picture(image)).label == str(digit)
-        )
+        pictures = map(picture, validation.images[validation.labels == digit])
+        content = next(one for one in pictures if recognizer.predict(one).label == str(digit))
         visit.upload(content)
         expect(visit.label).to_have_text(str(digit))
         expect(visit.page.locator("#photo")).to_be_visible()
@@ -330,19 +298,16 @@ def test_a_picture_is_dropped_or_pasted(
 
 
 def test_what_is_no_picture_is_one_line_on_the_page(visit: Visit) -> None:
-    visit.draw(ONE)
-    expect(visit.label).to_have_text("1")
+    visit.draw_one()
     visit.upload(b"not a picture", "notes.txt")
-    failure = visit.page.get_by_role("alert")
-    expect(failure).to_have_text(
-        re.compile(r"^This file is not a picture in a format that is read \([^\n]*\)$")
-    )
+    line = re.compile(r"^This file is not a picture in a format that is read \(.*\)$")
+    expect(visit.failure).to_have_text(line)
     visit.expect_nothing()
     [problem] = visit.problems  # the browser's own note of the refusal
     assert "400 (Bad Request)" in problem
     visit.problems.clear()
     visit.draw(ONE)
-    expect(failure).to_have_text("")
+    expect(visit.failure).to_have_text("")
 
 
 def test_too_large_a_file_is_not_even_sent(
@@ -351,9 +316,7 @@ def test_too_large_a_file_is_not_even_sent(
     file = tmp_path / "photo.jpg"
     file.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
     visit.page.set_input_files("#file", file)
-    expect(visit.page.get_by_role("alert")).to_have_text(
-        "This file has more than the 10 MB allowed"
-    )
+    expect(visit.failure).to_have_text("This file has more than the 10 MB allowed")
     visit.expect_nothing()
     assert received == []
 
@@ -361,7 +324,7 @@ def test_too_large_a_file_is_not_even_sent(
 def test_a_server_that_has_gone_is_told(visit: Visit) -> None:
     visit.page.route("**/predict", lambda route: route.abort("connectionrefused"))
     visit.draw(ONE)
-    expect(visit.page.get_by_role("alert")).to_contain_text("is it still running")
+    expect(visit.failure).to_contain_text("is it still running")
     assert all("ERR_CONNECTION_REFUSED" in problem for problem in visit.problems)
     visit.problems.clear()
     visit.page.unroute("**/predict")
@@ -391,8 +354,7 @@ def test_a_finger_draws_and_does_not_scroll(visit: Visit) -> None:
 
 @pytest.mark.parametrize("visit", [PHONE], indirect=True)
 def test_a_phones_screen_is_wide_enough(visit: Visit) -> None:
-    visit.draw(ONE)
-    expect(visit.label).to_have_text("1")
+    visit.draw_one()
     assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for name in ("Clear", "Undo", "Choose a picture…"):
         box = visit.button(name).bounding_box()
@@ -401,12 +363,9 @@ def test_a_phones_screen_is_wide_enough(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("visit", [{"color_scheme": "dark"}], indirect=True)
-def test_in_the_dark_the_same_is_sent(visit: Visit, recognizer: Recognizer) -> None:
-    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == (
-        "rgb(17, 20, 25)"
-    )
-    visit.draw(ONE)
-    expect(visit.label).to_have_text("1")
-    assert Image.open(io.BytesIO(visit.drawn())).convert("RGBA").getpixel((280, 280)) == (
-        0, 0, 0, 255,
-    )  # fmt: skip
+def test_in_the_dark_the_same_is_sent(visit: Visit) -> None:
+    background = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(17, 20, 25)"
+    visit.draw_one()
+    drawn = Image.open(io.BytesIO(visit.drawn())).convert("RGBA")
+    assert drawn.getpixel((280, 280)) == (0, 0, 0, 255)
