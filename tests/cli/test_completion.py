@@ -1,11 +1,8 @@
-"""Tab completion of the command's arguments, by click's shells and by real ones."""
-
 import os
 import pty
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +21,7 @@ ENVIRONMENT = {
 def completions(shell: type[ShellComplete], words: list[str], incomplete: str) -> list[str]:
     """What click sends to the shell."""
     complete = shell(commands, {}, "mnist-cnn", VARIABLE)
-    found = complete.get_completions(words, incomplete)
-    return [complete.format_completion(item) for item in found]
+    return [complete.format_completion(i) for i in complete.get_completions(words, incomplete)]
 
 
 @pytest.mark.parametrize(
@@ -57,8 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 def script(shell: str) -> str:
     environment = {**ENVIRONMENT, VARIABLE: f"{shell}_source"}
-    command = ["mnist-cnn"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    return subprocess.run("mnist-cnn", env=environment, capture_output=True, text=True).stdout
 
 
 @pytest.mark.slow
@@ -80,31 +75,6 @@ def test_fish_completes_files_and_folders(typed: str, expected: list[str], folde
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == expected
 
 
-def type_in_bash(text: bytes, folder: Path, until: Path) -> None:
-    """Type `text` into an interactive bash that has the completion, and wait for a file."""
-    terminal, end = pty.openpty()
-    (folder / ".rc").write_text(script("bash"))
-    shell = subprocess.Popen(
-        ["bash", "--noprofile", "--rcfile", ".rc", "-i"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdin=end,
-        stdout=end,
-        stderr=end,
-        start_new_session=True,
-    )
-    os.close(end)
-    try:
-        os.write(terminal, text)
-        deadline = time.monotonic() + 20
-        while not until.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        shell.kill()
-        shell.wait()
-        os.close(terminal)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 @pytest.mark.parametrize(
@@ -113,7 +83,14 @@ def type_in_bash(text: bytes, folder: Path, until: Path) -> None:
 )
 def test_bash_completes_files_and_folders(typed: str, expected: str, folder: Path) -> None:
     """At the prompt: Tab, then Ctrl-A and `echo` before the line, and a redirection after it."""
-    written = folder / "line"
-    text = f"mnist-cnn {typed}\t> line.part\x01echo \x05; mv line.part line\n"
-    type_in_bash(text.encode(), folder, written)
-    assert written.read_text() == f"mnist-cnn {expected}\n"
+    (folder / ".rc").write_text(script("bash"))
+    command = ["bash", "--noprofile", "--rcfile", ".rc", "-i"]
+    terminal, end = pty.openpty()
+    os.write(terminal, f"mnist-cnn {typed}\t> line\x01echo \x05; exit\n".encode())
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), end)
+    subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, start_new_session=True, timeout=20, **streams
+    )
+    os.close(end)
+    os.close(terminal)
+    assert (folder / "line").read_text() == f"mnist-cnn {expected}\n"
