@@ -1,5 +1,3 @@
-"""The demo's page, as a person uses it: in Debian's Chromium, driven by Playwright."""
-
 import base64
 import io
 import math
@@ -10,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -41,25 +40,24 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "h
 
 
 @pytest.fixture
-def received(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The pictures that come to be read."""
-    pictures: list[bytes] = []
+def readings(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The pictures that come to be read, the pause before each, and what is changed after it."""
+    readings = SimpleNamespace(pictures=[], pause=0, changes={})
 
     def predict(picture: bytes) -> Prediction:
-        pictures.append(picture)
-        return Recognizer.predict(recognizer, picture)
+        readings.pictures.append(picture)
+        time.sleep(readings.pause)
+        return replace(Recognizer.predict(recognizer, picture), **readings.changes)
 
     monkeypatch.setattr(recognizer, "predict", predict)
-    return pictures
+    return readings
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    sandbox = os.geteuid() != 0  # Chromium's refuses to run as root
     with playwright.sync_playwright() as driver:
-        # Chromium's sandbox refuses to run as root.
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0
-        )
+        browser = driver.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=sandbox)
         yield browser
         browser.close()
 
@@ -69,6 +67,8 @@ class Visit:
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        self.label, self.photo = page.locator("#label"), page.locator("#photo")
+        self.result, self.failure = page.get_by_role("status"), page.get_by_role("alert")
         self.asked: list[str] = []
         self.problems: list[str] = []
         page.set_default_timeout(10_000)
@@ -76,25 +76,12 @@ class Visit:
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", lambda message: self.problems.append(message.text))
 
-    @property
-    def label(self) -> Any:
-        return self.page.locator("#label")
-
-    @property
-    def result(self) -> Any:
-        return self.page.get_by_role("status")
-
-    @property
-    def failure(self) -> Any:
-        return self.page.get_by_role("alert")
-
     def button(self, name: str) -> Any:
         return self.page.get_by_role("button", name=name)
 
     def upload(self, content: bytes, name: str = "digit.png") -> None:
-        self.page.set_input_files(
-            "#file", {"name": name, "mimeType": "image/png", "buffer": content}
-        )
+        file = {"name": name, "mimeType": "image/png", "buffer": content}
+        self.page.set_input_files("#file", file)
 
     def place(self, point: tuple[float, float]) -> tuple[float, float]:
         box = self.page.locator("#pad").bounding_box()
@@ -113,24 +100,21 @@ class Visit:
         self.draw(ONE)
         expect(self.label).to_have_text("1")
 
-    def content(self, canvas: str) -> bytes:
+    def drawn(self, canvas: str = "pad") -> bytes:
         """A PNG file; waits until all readings are over."""
         while self.page.evaluate("reading"):
             self.page.wait_for_timeout(20)
         url = self.page.evaluate("(id) => document.getElementById(id).toDataURL()", canvas)
         return base64.b64decode(url.partition(",")[2])
 
-    def drawn(self) -> bytes:
-        return self.content("pad")
-
     def seen(self) -> bytes:
         """The levels of the 28x28 image on the page."""
-        return Image.open(io.BytesIO(self.content("seen"))).convert("L").tobytes()
+        return Image.open(io.BytesIO(self.drawn("seen"))).convert("L").tobytes()
 
     def expect_nothing(self) -> None:
         expect(self.label).to_have_text("")
         expect(self.page.locator("#hint")).to_be_visible()
-        expect(self.page.locator("#photo")).to_be_hidden()
+        expect(self.photo).to_be_hidden()
         expect(self.page.locator("#bars .likeliest")).to_have_count(0)
         assert self.seen() == bytes(784)
 
@@ -170,13 +154,8 @@ def test_strokes_are_read_and_cleared(visit: Visit, recognizer: Recognizer) -> N
     expect(visit.label).to_have_text("0")
 
 
-def test_a_warning_is_shown_with_the_result(
-    visit: Visit, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def doubt(picture: bytes) -> Prediction:
-        return replace(Recognizer.predict(recognizer, picture), warning=NO_DIGIT)
-
-    monkeypatch.setattr(recognizer, "predict", doubt)
+def test_a_warning_is_shown_with_the_result(visit: Visit, readings: SimpleNamespace) -> None:
+    readings.changes = {"warning": NO_DIGIT}
     visit.draw(ONE)
     expect(visit.result).to_contain_text("May not be a digit")
     visit.button("Clear").click()
@@ -192,7 +171,7 @@ def test_a_stroke_is_read_while_it_is_drawn(visit: Visit) -> None:
 
 
 def test_one_reading_at_a_time_and_the_last_is_of_the_newest_drawing(
-    visit: Visit, received: list[bytes]
+    visit: Visit, readings: SimpleNamespace
 ) -> None:
     started = time.monotonic()
     waiting = [0]
@@ -201,19 +180,13 @@ def test_one_reading_at_a_time_and_the_last_is_of_the_newest_drawing(
     for row in range(6):
         visit.draw([(0.2, 0.2 + row / 10), (0.8, 0.2 + row / 10), (0.2, 0.25 + row / 10)])
     visit.draw([(0.5, 0.5), (0.5, 0.9)])
-    assert visit.drawn() == received[-1]  # once all readings are over
-    assert 2 <= len(received) <= 10 * (time.monotonic() - started) + 1
+    assert visit.drawn() == readings.pictures[-1]  # once all readings are over
+    assert 2 <= len(readings.pictures) <= 10 * (time.monotonic() - started) + 1
     assert max(waiting) == 1
 
 
-def test_what_was_cleared_meanwhile_is_not_shown(
-    visit: Visit, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(picture: bytes) -> Prediction:
-        time.sleep(0.3)  # while which the sheet is cleared
-        return Recognizer.predict(recognizer, picture)
-
-    monkeypatch.setattr(recognizer, "predict", slow)
+def test_what_was_cleared_meanwhile_is_not_shown(visit: Visit, readings: SimpleNamespace) -> None:
+    readings.pause = 0.3
     with visit.page.expect_response("**/predict"):
         visit.draw(ONE)
         visit.button("Clear").click()
@@ -261,7 +234,7 @@ def test_a_blank_picture_has_no_ink(visit: Visit) -> None:
 def test_mnists_own_digits_are_read(
     visit: Visit,
     recognizer: Recognizer,
-    received: list[bytes],
+    readings: SimpleNamespace,
     small_digits: tuple[Dataset, Dataset],
 ) -> None:
     validation = small_digits[1]
@@ -270,10 +243,10 @@ def test_mnists_own_digits_are_read(
         content = next(one for one in pictures if recognizer.predict(one).label == str(digit))
         visit.upload(content)
         expect(visit.label).to_have_text(str(digit))
-        expect(visit.page.locator("#photo")).to_be_visible()
-        assert received[-1] == content
+        expect(visit.photo).to_be_visible()
+        assert readings.pictures[-2:] == 2 * [content]  # read above, and sent by the page
     visit.draw(ZERO)  # on a new sheet
-    expect(visit.page.locator("#photo")).to_be_hidden()
+    expect(visit.photo).to_be_hidden()
     expect(visit.label).to_have_text("0")
 
 
@@ -311,14 +284,14 @@ def test_what_is_no_picture_is_one_line_on_the_page(visit: Visit) -> None:
 
 
 def test_too_large_a_file_is_not_even_sent(
-    visit: Visit, received: list[bytes], tmp_path: Path
+    visit: Visit, readings: SimpleNamespace, tmp_path: Path
 ) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
     visit.page.set_input_files("#file", file)
     expect(visit.failure).to_have_text("This file has more than the 10 MB allowed")
     visit.expect_nothing()
-    assert received == []
+    assert readings.pictures == []
 
 
 def test_a_server_that_has_gone_is_told(visit: Visit) -> None:

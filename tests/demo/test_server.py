@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,10 @@ class Visitor:
     def ask(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        connection = http.client.HTTPConnection(self.host, timeout=5)
-        try:
+        with closing(http.client.HTTPConnection(self.host, timeout=5)) as connection:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response, response.read()
-        finally:
-            connection.close()
 
     def is_answered(self, content: bytes = ONE, **headers: str) -> bool:
         return self.ask("POST", "/predict", content, **headers)[0].status == 200
@@ -53,11 +51,16 @@ class Visitor:
         assert (response.status, response.headers["Connection"]) == (status, "close")
         return json.loads(body)["error"]
 
+    def say(self, text: str) -> socket.socket:
+        """Send `text` as it is, but for its {host}."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        connection.sendall(text.format(host=self.host).replace("\n", "\r\n").encode())
+        return connection
+
     def tell(self, text: str) -> bytes:
-        """Send `text` as it is, but for its {host}, and receive until the server hangs up."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(text.format(host=self.host).replace("\n", "\r\n").encode())
-            return connection.makefile("rb").read()
+        """Send `text` likewise, and receive until the server hangs up."""
+        with self.say(text) as connection, connection.makefile("rb") as answer:
+            return answer.read()
 
 
 @pytest.fixture
@@ -97,13 +100,12 @@ def test_what_is_no_picture_is_told_in_one_line(
 
 
 def test_a_connection_serves_stroke_after_stroke(visitor: Visitor) -> None:
-    connection = http.client.HTTPConnection(visitor.host, timeout=5)
-    for content, status in ((ONE, 200), (b"no picture", 400), (ONE, 200)):
-        connection.request("POST", "/predict", content)
-        response = connection.getresponse()
-        assert (response.status, response.will_close) == (status, False)
-        response.read()
-    connection.close()
+    with closing(http.client.HTTPConnection(visitor.host, timeout=5)) as connection:
+        for content, status in ((ONE, 200), (b"no picture", 400), (ONE, 200)):
+            connection.request("POST", "/predict", content)
+            response = connection.getresponse()
+            assert (response.status, response.will_close) == (status, False)
+            response.read()
 
 
 def test_the_page_may_load_and_run_its_own_content_only(visitor: Visitor) -> None:
@@ -213,14 +215,11 @@ def test_a_stalled_visitor_is_given_up_and_holds_up_nobody(
 
 def test_a_visitor_who_leaves_early_is_no_news(visitor: Visitor, capfd: Any) -> None:
     for _ in range(3):
-        connection = socket.create_connection(("127.0.0.1", visitor.port))
+        connection = visitor.say(f"{GET}Host: nobody\n\n")
         # Closing then resets the connection, as a browser's crash does.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n")
         connection.close()
-    with socket.create_connection(("127.0.0.1", visitor.port)) as connection:
-        head = f"{POST}Content-Length: 9\n\nhalf".format(host=visitor.host)
-        connection.sendall(head.replace("\n", "\r\n").encode())
+    visitor.say(f"{POST}Content-Length: 9\n\nhalf").close()
     assert visitor.ask("GET", "/")[0].status == 200
     assert capfd.readouterr() == ("", "")
 
