@@ -1,4 +1,3 @@
-import hashlib
 import json
 from pathlib import Path
 
@@ -6,7 +5,7 @@ import numpy as np
 import pytest
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.core.files import replacing, sha256, write_bytes, write_json
+from mnist_cnn.core.files import replacing, write_bytes, write_json
 from mnist_cnn_train.pipeline.tables import read_columns, write_csv
 
 
@@ -81,8 +80,3 @@ def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) ->
         partial.mkdir()
         partial.write_bytes(b"content")
     assert failure.value.filename == str(path)
-
-
-def test_the_hash_is_sha_256(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "file", b"digits")
-    assert sha256(tmp_path / "file") == hashlib.sha256(b"digits").hexdigest()

@@ -172,10 +172,6 @@ def test_a_page_of_noise_is_refused_by_its_path(recognizer: Recognizer, tmp_path
     assert recognizer.predict(path).label  # as one digit it is strange, but quickly read
 
 
-def test_a_blank_page_has_no_digits(recognizer: Recognizer) -> None:
-    assert recognizer.read(Image.new("L", (300, 300), 255)) == []
-
-
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     other = onnx.parser.parse_model(
