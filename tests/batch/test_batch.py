@@ -66,6 +66,9 @@ class Job:
     model: Path
     output: Path
 
+    def beside(self, name: str) -> "Job":
+        return replace(self, output=self.output.with_name(name))
+
     def score(self, source: Path, **options: Any) -> Summary:
         return score(source, self.output, **{"model": self.model, "workers": 1, **options})
 
@@ -117,9 +120,9 @@ def contents(holdout_digits: Dataset) -> list[bytes]:
 
 
 def test_a_folder_and_parquet_give_the_readings_of_predict(
-    pictures: Path, parquet: Path, recognizer: Recognizer, job: Job, tmp_path: Path
+    pictures: Path, parquet: Path, recognizer: Recognizer, job: Job
 ) -> None:
-    other = replace(job, output=tmp_path / "other")
+    other = job.beside("other")
     for summary in (job.score(pictures, size=50), other.score(parquet, size=50)):
         assert (summary.images, summary.unreadable, summary.parts) == (IMAGES, 2, 5)
     by_path, by_id = job.rows(), other.rows()
@@ -154,7 +157,7 @@ BYTE = pa.uint8()
     ids=str,
 )
 def test_images_that_are_ready_are_read_as_they_are(
-    kind: pa.DataType, holdout_digits: Dataset, recognizer: Recognizer, job: Job, tmp_path: Path
+    kind: pa.DataType, holdout_digits: Dataset, recognizer: Recognizer, job: Job
 ) -> None:
     images = holdout_digits.images[:90].copy()
     images[10] = 0
@@ -167,7 +170,7 @@ def test_images_that_are_ready_are_read_as_they_are(
     assert [row["label"] for row in found[11:]] == expected[11:]
 
     values[80] = None
-    other = replace(job, output=tmp_path / "other")
+    other = job.beside("other")
     assert other.score(job.ready(values, kind, row_group_size=40), size=25).unreadable == 1
     again = other.rows()
     assert again[80]["warning"] == f"{UNREADABLE}is null"
@@ -204,10 +207,10 @@ def test_ray_writes_the_same_bytes_and_goes_on_with_what_another_engine_left(
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was_and_the_bytes_do_not_depend_on_the_workers(
-    contents: list[bytes], job: Job, tmp_path: Path
+    contents: list[bytes], job: Job
 ) -> None:
     many = job.ready(40 * contents)
-    whole = replace(job, output=tmp_path / "whole")
+    whole = job.beside("whole")
     whole.score(many, size=2_000)
     options = ("--part-size", 2_000, "--workers", 2)
     with job.start(many, *options) as running:
@@ -226,9 +229,7 @@ def test_a_killed_run_goes_on_where_it_was_and_the_bytes_do_not_depend_on_the_wo
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_one_line_and_a_second_run_beside_is_refused(
-    contents: list[bytes], job: Job
-) -> None:
+def test_ctrl_c_is_one_line_and_a_second_run_is_refused(contents: list[bytes], job: Job) -> None:
     many = job.ready(40 * contents)
     with job.start(many, "--part-size", 500, "--workers", 2) as running:
         job.wait_for_parts(1)
@@ -294,14 +295,12 @@ def test_neither_torch_nor_ray_is_imported_unless_asked_for() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in kB")
-def test_memory_does_not_grow_with_the_input(
-    contents: list[bytes], job: Job, tmp_path: Path
-) -> None:
+def test_memory_does_not_grow_with_the_input(contents: list[bytes], job: Job) -> None:
     """Four times as many images, 94 MB more, in one row group."""
     peaks = []
     for times in (40, 160):
-        one = replace(job, output=tmp_path / str(times))
-        command = one.command(job.ready(times * contents), "--part-size", 8_000, "--workers", 1)
+        source, other = job.ready(times * contents), job.beside(str(times))
+        command = other.command(source, "--part-size", 8_000, "--workers", 1)
         measured = [sys.executable, "-c", PEAK, PROGRAM, *command]
         told = subprocess.run(measured, capture_output=True, check=True).stdout
         peaks.append(int(told.split()[-1]))

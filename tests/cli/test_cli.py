@@ -113,9 +113,7 @@ def test_unreadable_pictures_are_named_in_the_end_and_the_others_read(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
-def test_a_name_that_is_not_utf_8_is_printed_as_it_is(
-    folder: Path, trained_model: Path, tmp_path: Path
-) -> None:
+def test_a_name_not_in_utf_8_is_printed(folder: Path, trained_model: Path, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"\xff.png")
     path.write_bytes(min(folder.glob("*.png")).read_bytes())
     assert str(path) in run("predict", "--csv", "--model", trained_model, path).stdout
@@ -139,9 +137,7 @@ def test_a_page_without_digits_says_so(tmp_path: Path, trained_model: Path) -> N
 
 
 @pytest.mark.slow
-def test_many_pictures_have_a_progress_bar_on_a_terminal_alone(
-    folder: Path, trained_model: Path
-) -> None:
+def test_a_progress_bar_is_shown_on_a_terminal_alone(folder: Path, trained_model: Path) -> None:
     command = [PROGRAM, "predict", "--csv", "--model", trained_model, *5 * [folder]]
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))

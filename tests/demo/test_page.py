@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -283,12 +282,8 @@ def test_what_is_no_picture_is_one_line_on_the_page(visit: Visit) -> None:
     expect(visit.failure).to_have_text("")
 
 
-def test_too_large_a_file_is_not_even_sent(
-    visit: Visit, readings: SimpleNamespace, tmp_path: Path
-) -> None:
-    file = tmp_path / "photo.jpg"
-    file.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
-    visit.page.set_input_files("#file", file)
+def test_too_large_a_file_is_not_even_sent(visit: Visit, readings: SimpleNamespace) -> None:
+    visit.upload(bytes(MAX_UPLOAD_BYTES + 1))
     expect(visit.failure).to_have_text("This file has more than the 10 MB allowed")
     visit.expect_nothing()
     assert readings.pictures == []

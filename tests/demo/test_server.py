@@ -84,9 +84,7 @@ def test_the_answer_is_what_the_recognizer_says(
 @pytest.mark.parametrize(
     ("content", "problem"), [(b"text", "this file is not a picture"), (b"", "this file is empty")]
 )
-def test_what_is_no_picture_is_told_in_one_line(
-    visitor: Visitor, content: bytes, problem: str
-) -> None:
+def test_what_is_no_picture_is_one_line(visitor: Visitor, content: bytes, problem: str) -> None:
     response, body = visitor.ask("POST", "/predict", content)
     assert response.status == 400
     (line,) = json.loads(body)["error"].splitlines()
@@ -125,9 +123,7 @@ def test_the_page_may_load_and_run_its_own_content_only(visitor: Visitor) -> Non
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/predict"), ("GET", "/no")])
-def test_every_answer_has_the_headers_that_protect_it(
-    visitor: Visitor, method: str, path: str
-) -> None:
+def test_every_answer_has_headers_that_protect_it(visitor: Visitor, method: str, path: str) -> None:
     headers = visitor.ask(method, path, ONE if method == "POST" else None)[0].headers
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -183,9 +179,7 @@ TOO_MANY = f"{POST}Content-Length: {MAX_UPLOAD_BYTES + 1}\n"
     ],
     ids=["no host", "two hosts", "too large", "no length", *LENGTHS[:5], "huge", "in chunks"],
 )
-def test_a_request_is_refused_before_its_body_is_sent(
-    visitor: Visitor, head: str, answer: bytes
-) -> None:
+def test_a_request_is_refused_before_its_body(visitor: Visitor, head: str, answer: bytes) -> None:
     assert re.match(b"HTTP/1.1 " + answer, visitor.tell(f"{head}\n"), re.DOTALL)
 
 

@@ -42,9 +42,7 @@ FILES = [encoded(half_and_half().convert("RGB"), form) for form in FORMS]
 
 
 @pytest.mark.parametrize("content", FILES, ids=FORMS)
-def test_every_usual_format_is_read_from_bytes_and_from_a_file(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_every_usual_format_is_read_from_bytes_and_a_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "picture"
     path.write_bytes(content)
     for source in (content, path, str(path)):

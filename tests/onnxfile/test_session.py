@@ -9,9 +9,7 @@ from mnist_cnn.onnxfile.session import open_content, open_model, read_logits, ru
 from mnist_cnn_train.data.dataset import Dataset
 
 
-def test_a_file_and_its_content_give_the_same_logits(
-    trained_model: Path, holdout_digits: Dataset
-) -> None:
+def test_a_file_and_its_content_read_alike(trained_model: Path, holdout_digits: Dataset) -> None:
     images = holdout_digits.images[:50]
     by_file = read_logits(open_model(trained_model), images)
     by_content = read_logits(open_content(trained_model.read_bytes()), images)

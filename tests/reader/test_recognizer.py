@@ -96,9 +96,7 @@ def test_printed_digits_are_read_at_several_sizes_and_turned(recognizer: Recogni
     assert np.mean(read == np.array([digit for digit, _, _ in drawn])) > 0.95
 
 
-def test_a_batch_reads_as_each_picture_alone(
-    recognizer: Recognizer, holdout_digits: Dataset
-) -> None:
+def test_a_batch_reads_as_each_alone(recognizer: Recognizer, holdout_digits: Dataset) -> None:
     pictures = [*holdout_digits.images[:3], np.zeros((28, 28), np.uint8), holdout_digits.images[4]]
     for picture, read in zip(pictures, recognizer.predict_many(pictures), strict=True):
         alone = recognizer.predict(picture)
@@ -143,9 +141,7 @@ def test_what_is_far_from_any_digit_carries_a_warning(recognizer: Recognizer) ->
 
 
 @pytest.mark.parametrize("image", [np.zeros((28, 27), np.uint8), np.zeros((28, 28), np.float32)])
-def test_an_image_that_is_not_as_mnists_is_refused(
-    recognizer: Recognizer, image: np.ndarray
-) -> None:
+def test_an_image_not_as_mnists_is_refused(recognizer: Recognizer, image: np.ndarray) -> None:
     with pytest.raises(PictureError, match="not uint8 28 x 28 as MNIST's"):
         list(recognizer.classify([image]))
 
