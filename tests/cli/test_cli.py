@@ -104,11 +104,8 @@ def test_unreadable_pictures_are_named_in_the_end_and_the_others_read(
     assert [row["picture"] for row in rows(result.stdout)] == 2 * [str(good)]
     first, *rest = result.stderr.splitlines()
     assert first == "mnist-cnn: 3 of 5 pictures could not be read:"
-    assert [line.split(": ")[0].strip() for line in rest] == [
-        str(broken),
-        str(none),
-        "standard input",
-    ]
+    names = [line.split(": ")[0].strip() for line in rest]
+    assert names == [str(broken), str(none), "standard input"]
     assert rest[-1] == "  standard input: is empty"
 
 

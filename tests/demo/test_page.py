@@ -207,7 +207,7 @@ def test_strokes_are_undone_by_button_and_keys(visit: Visit) -> None:
 
 
 def test_the_keyboard_reaches_every_button(visit: Visit) -> None:
-    # Chromium catches its dialogue for choosing files from here on.
+    # Chromium catches its dialog for choosing files from here on.
     visit.page.on("filechooser", lambda chooser: None)
     visit.draw(ONE)
     for name in ("Clear", "Undo", "Choose a picture…"):
@@ -231,14 +231,10 @@ def test_a_blank_picture_has_no_ink(visit: Visit) -> None:
 
 
 def test_mnists_own_digits_are_read(
-    visit: Visit,
-    recognizer: Recognizer,
-    readings: SimpleNamespace,
-    small_digits: tuple[Dataset, Dataset],
+    visit: Visit, recognizer: Recognizer, readings: SimpleNamespace, holdout_digits: Dataset
 ) -> None:
-    validation = small_digits[1]
     for digit in range(10):
-        pictures = map(picture, validation.images[validation.labels == digit])
+        pictures = map(picture, holdout_digits.images[holdout_digits.labels == digit])
         content = next(one for one in pictures if recognizer.predict(one).label == str(digit))
         visit.upload(content)
         expect(visit.label).to_have_text(str(digit))
@@ -251,9 +247,9 @@ def test_mnists_own_digits_are_read(
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
 def test_a_picture_is_dropped_or_pasted(
-    visit: Visit, small_digits: tuple[Dataset, Dataset], recognizer: Recognizer, way: str
+    visit: Visit, holdout_digits: Dataset, recognizer: Recognizer, way: str
 ) -> None:
-    content = picture(small_digits[1].images[0])
+    content = picture(holdout_digits.images[0])
     visit.page.evaluate(
         """([way, base64]) => {
             const content = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -303,8 +299,7 @@ def test_a_server_that_has_gone_is_told(visit: Visit) -> None:
 
 @pytest.mark.parametrize("visit", [PHONE], indirect=True)
 def test_a_finger_draws_and_does_not_scroll(visit: Visit) -> None:
-    page = visit.page
-    session = page.context.new_cdp_session(page)
+    session = visit.page.context.new_cdp_session(visit.page)
 
     def touch(kind: str, *points: tuple[float, float]) -> None:
         places = [dict(zip("xy", visit.place(point), strict=True)) for point in points]
@@ -317,7 +312,7 @@ def test_a_finger_draws_and_does_not_scroll(visit: Visit) -> None:
     touch("touchMove", (0.5, 0.1), (0.2, 0.5))
     touch("touchEnd")
     expect(visit.label).to_have_text("1")
-    assert page.evaluate("scrollY") == 0
+    assert visit.page.evaluate("scrollY") == 0
 
 
 @pytest.mark.parametrize("visit", [PHONE], indirect=True)

@@ -24,9 +24,13 @@ from mnist_cnn.demo import server as demo
 from mnist_cnn.demo.server import MAX_UPLOAD_BYTES, DemoServer, make_server
 from mnist_cnn.reader.recognizer import Recognizer
 
-BLANK = cv2.imencode(".png", np.full((20, 20), 255, np.uint8))[1].tobytes()
-ONE = cv2.imencode(".png", cv2.line(np.zeros((20, 20), np.uint8), (10, 4), (9, 16), 255, 2))[1]
-ONE = ONE.tobytes()
+
+def png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+BLANK = png(np.full((20, 20), 255, np.uint8))
+ONE = png(cv2.line(np.zeros((20, 20), np.uint8), (10, 4), (9, 16), 255, 2))
 
 
 class Visitor:

@@ -31,7 +31,7 @@ def half_and_half() -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
-def test_every_mode_of_pillow_gives_the_same_grey_levels(mode: str) -> None:
+def test_every_mode_of_pillow_gives_the_same_gray_levels(mode: str) -> None:
     gray = load_gray(half_and_half().convert(mode))
     assert gray.dtype == np.uint8
     np.testing.assert_allclose(gray, half_and_half(), rtol=1 / 255)  # YCbCr rounds
