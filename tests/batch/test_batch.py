@@ -181,7 +181,7 @@ def test_images_that_are_ready_are_read_as_they_are(
 def test_bytes_of_784_that_begin_as_a_picture_are_one(holdout_digits: Dataset, job: Job) -> None:
     digit = holdout_digits.images[0]
     picture = png(digit).ljust(784, b"\0")  # what follows the end of a PNG is not read
-    job.score(job.ready([picture, digit.tobytes()]))
+    job.score(job.ready([picture, digit.tobytes()]), workers=None)
     assert [row["label"] for row in job.rows()] == 2 * [str(holdout_digits.labels[0])]
 
 
