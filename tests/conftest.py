@@ -9,9 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import hypothesis
@@ -62,28 +65,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write what this processor gives")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "pristine" in getattr(item, "fixturenames", ()):  # runs dvc
+            item.add_marker("slow")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Count the faults; a test that causes several notes how many as the property `faults`.
-
-    One that was not tried, since what it needs could not be set up, is named.
-    """
-
-    def reports(*outcomes: str) -> list[Any]:
-        found = (
-            report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])
-        )
-        return [report for report in found if "fault" in getattr(report, "keywords", ())]
-
-    def count(outcome: str) -> int:
-        return sum(dict(report.user_properties).get("faults", 1) for report in reports(outcome))
-
-    survived, not_survived = count("passed"), count("failed")
-    not_tried = [report.nodeid for report in reports("error", "skipped") if report.when == "setup"]
-    if survived or not_survived or not_tried:
-        tried = survived + not_survived
+    """Count the faults; a test that causes several notes how many as the property `faults`."""
+    counts: Counter[str] = Counter()
+    not_tried = []
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "fault" in getattr(report, "keywords", ()):
+                counts[outcome] += dict(report.user_properties).get("faults", 1)
+                if outcome in ("error", "skipped") and report.when == "setup":
+                    not_tried.append(f"not tried: {report.nodeid}")
+    survived, tried = counts["passed"], counts["passed"] + counts["failed"]
+    if tried or not_tried:
         terminalreporter.write_line(f"faults: {tried:,} tried, {survived:,} survived")
-        for name in not_tried:
-            terminalreporter.write_line(f"not tried: {name}")
+    for line in not_tried:
+        terminalreporter.write_line(line)
 
 
 def hear_ctrl_c() -> None:
@@ -166,12 +169,41 @@ def holdout_digits(raw_data: Path, params: Params) -> Dataset:
     return holdout_split(validation)
 
 
+def shell(*command: str | Path, check: bool = True, **options: Any) -> CompletedProcess[str]:
+    options = {"cwd": REPOSITORY, "capture_output": True, "text": True} | options
+    return subprocess.run(command, check=check, **options)
+
+
+def tracked(*patterns: str) -> list[str]:
+    """The files that git would commit; those that were deleted may still be listed by it."""
+    listed = shell("git", "ls-files", "-z", "-co", "--exclude-standard", "--", *patterns).stdout
+    return [name for name in listed.split("\0") if (REPOSITORY / name).is_file()]
+
+
+@pytest.fixture
+def environment() -> Path:
+    """The folder with the packages, where `make setup` installed them."""
+    lock = shell("git", "hash-object", "requirements.lock").stdout.strip()
+    if not Path(sys.prefix, f".ready-{lock}").is_file():
+        pytest.skip("this environment was not made by `make setup` from the current lock")
+    return Path(sys.prefix)
+
+
 # For commits, also those of DVC's experiments, where the machine has no git identity.
 IDENTITY = {
     f"GIT_{role}_{part}": value
     for role in ("AUTHOR", "COMMITTER")
     for part, value in (("NAME", "Tester"), ("EMAIL", "tester@localhost"))
 }
+
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "COLUMNS": "400",  # else dvc cuts its tables
+    **IDENTITY,
+}
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+MADE = ("data", "metrics", "models")
 
 
 @dataclass(frozen=True)
@@ -180,27 +212,22 @@ class Project:
 
     folder: Path
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "COLUMNS": "400",  # else dvc cuts its tables
-            **IDENTITY,
-        }
-        environment.pop("PYTHONPATH", None)
-        result = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-        if check:
-            assert result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}"
+    def run(self, *command: str, check: bool = True, **options: Any) -> CompletedProcess[str]:
+        options = {**PIPES, "stdin": subprocess.DEVNULL, "env": ENVIRONMENT} | options
+        result = subprocess.run(command, cwd=self.folder, check=False, **options)
+        assert not check or result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}"
         return result
+
+    def refused(self, *command: str) -> str:
+        """What a command says that fails, which should be no traceback."""
+        result = self.run(*command, check=False)
+        assert result.returncode > 0
+        assert "Traceback" not in result.stdout
+        return result.stdout
+
+    def clone(self, folder: Path) -> "Project":
+        self.run("git", "clone", "--quiet", ".", str(folder))
+        return Project(folder)
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
@@ -216,28 +243,43 @@ class Project:
         path = self.folder / "params.yaml"
         yaml.dump(changed(yaml.load(path), settings), path)
 
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.folder / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def read(self, name: str) -> Any:
+        """The content of a file in YAML or JSON."""
+        return YAML(typ="safe").load(self.folder / name)
+
+    @contextmanager
+    def edited_lock(self) -> Iterator[Any]:
+        yaml, path = YAML(), self.folder / "dvc.lock"
+        lock = yaml.load(path)
+        yield lock
+        yaml.dump(lock, path)
+
     def hashes(self, *folders: str) -> dict[str, str]:
-        files = (file for folder in folders for file in (self.folder / folder).rglob("*"))
+        """The SHA-256 of each file in `folders`, or in all that the pipeline writes to."""
+        files = (file for folder in folders or MADE for file in (self.folder / folder).rglob("*"))
         return {
             file.relative_to(self.folder).as_posix(): sha256(file)
             for file in sorted(files)
             if file.is_file() and file.name != ".gitignore"
         }
 
+    @contextmanager
+    def same_files(self, *folders: str) -> Iterator[None]:
+        """Assert that the files after the block are those before it."""
+        before = self.hashes(*folders)
+        yield
+        assert self.hashes(*folders) == before
+
 
 def start(project: Project, *command: str) -> subprocess.Popen[str]:
     """Start a command in a process group of its own, as a terminal does."""
-    program = Path(sys.executable).with_name(command[0])
-    return subprocess.Popen(
-        [program, *command[1:]],
-        cwd=project.folder,
-        env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear_ctrl_c,
-    )
+    options = {**PIPES, "env": ENVIRONMENT, "preexec_fn": hear_ctrl_c}
+    return subprocess.Popen(command, cwd=project.folder, start_new_session=True, **options)
 
 
 def wait_for_an_epoch(project: Project) -> None:
@@ -249,18 +291,10 @@ def wait_for_an_epoch(project: Project) -> None:
 
 def copy_files(folder: Path) -> Project:
     """Copy what git would commit, into a repository of its own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        source = REPOSITORY / name
-        if source.is_file():  # else deleted, and not yet so in git
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+    for name in tracked():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, target)
     project = Project(folder)
     project.run("git", "init", "--quiet", "--initial-branch", "main")
     return project
@@ -326,6 +360,15 @@ def reproduced(pristine: Project) -> Iterator[Project]:
     if pristine.hashes("data/raw", "models") != before:
         pristine.run("dvc", "checkout", "--quiet", "--force")
     shutil.rmtree(pristine.folder / "dvc_plots", ignore_errors=True)
+
+
+@pytest.fixture
+def project(pristine: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the `pristine` project, for a test that may ruin it."""
+    copy = Project(tmp_path / "project")
+    shutil.copytree(pristine.folder, copy.folder, symlinks=True)
+    yield copy
+    shutil.rmtree(copy.folder)
 
 
 @pytest.fixture
