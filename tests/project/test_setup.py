@@ -2,32 +2,26 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, copy_files
+from conftest import REPOSITORY, copy_files, shell
 
 pytestmark = pytest.mark.slow
 
 
-def setup(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["make", "--no-print-directory", "setup"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def setup(folder: Path) -> str:
+    result = shell("make", "--no-print-directory", "setup", cwd=folder, check=False)
+    assert result.returncode != 0
+    return result.stdout
 
 
 def test_without_git_nothing_is_installed(tmp_path: Path) -> None:
     """As in a zip that was downloaded."""
     for name in ("Makefile", "requirements.lock"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    result = setup(tmp_path)
-    assert result.returncode != 0
-    assert result.stdout.startswith("make setup: this is no git repository with a commit")
+    told = setup(tmp_path)
+    assert told.startswith("make setup: this is no git repository with a commit")
     assert not (tmp_path / ".venv").exists()
 
 
@@ -37,9 +31,7 @@ def test_a_step_is_a_line_and_one_that_fails_ends_with_what_it_said(tmp_path: Pa
     (version,) = re.findall(r"^setuptools==(\S+)", lock.read_text(), re.MULTILINE)
     lock.write_text(f"setuptools=={version} \\\n    --hash=sha256:{64 * '0'}\n")
     project.commit("A lock that nothing matches")
-    result = setup(tmp_path)
-    assert result.returncode != 0
-    first, second, *said, last = result.stdout.splitlines()
+    first, second, *said, last = setup(tmp_path).splitlines()
     assert first.startswith("setup 1/3: ")
     assert second.startswith("setup 2/3: ")
     assert any("HASH" in line.upper() for line in said)

@@ -3,19 +3,21 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 import venv
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from conftest import REPOSITORY, copy_files
+from conftest import REPOSITORY, copy_files, shell
 from packaging.requirements import Requirement
 from PIL import Image
 
 from mnist_cnn_train.data.dataset import Dataset
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_files(tmp_path_factory.mktemp("checkout")).folder
 
 
-def build(checkout: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+def build(checkout: Path) -> CompletedProcess[str]:
+    command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel")
+    return shell(*command, cwd=checkout, check=False)
 
 
 def needed(names: list[str]) -> set[str]:
@@ -50,7 +52,6 @@ def locked(names: set[str]) -> str:
     return "".join(entry for entry in entries if entry.split("==")[0] in names)
 
 
-@pytest.mark.slow
 def test_no_wheel_is_built_without_a_model(checkout: Path) -> None:
     shutil.rmtree(checkout / "models", ignore_errors=True)
     result = build(checkout)
@@ -59,7 +60,6 @@ def test_no_wheel_is_built_without_a_model(checkout: Path) -> None:
     assert not list((checkout / "dist").glob("*.whl"))
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
     checkout: Path, trained_model: Path, holdout_digits: Dataset, tmp_path: Path
 ) -> None:
@@ -73,34 +73,21 @@ def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
     assert wheel.stat().st_size < 200_000
 
     venv.create(tmp_path / "venv", with_pip=True)
-    bin = tmp_path / "venv/bin"
+    python, reader = (tmp_path / "venv/bin" / name for name in ("python", "mnist-cnn"))
     names = [Requirement(one).name for one in requires("mnist-cnn") or [] if "extra ==" not in one]
     (tmp_path / "lock").write_text(locked(needed(names)))
     for arguments in (["--require-hashes", "-r", tmp_path / "lock"], ["--no-index", wheel]):
-        subprocess.run([bin / "python", "-m", "pip", "install", "--quiet", *arguments], check=True)
-    installed = subprocess.run(
-        [bin / "python", "-m", "pip", "list"], capture_output=True, text=True, check=True
-    ).stdout
-    assert "torch" not in installed
+        shell(python, "-m", "pip", "install", "--quiet", *arguments)
+    assert "torch" not in shell(python, "-m", "pip", "list").stdout
 
     for command in ([], ["predict"], ["read"], ["score"], ["demo"], ["info"]):
-        subprocess.run([bin / "mnist-cnn", *command, "--help"], capture_output=True, check=True)
-    refused = subprocess.run(
-        [bin / "mnist-cnn", "score", tmp_path, tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        shell(reader, *command, "--help")
+    refused = shell(reader, "score", tmp_path, tmp_path / "out", check=False)
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert "this needs pyarrow" in line
 
-    Image.fromarray(255 - holdout_digits.images[0]).resize((90, 90)).save(tmp_path / "digit.png")
-    result = subprocess.run(
-        [bin / "mnist-cnn", "predict", "--json", "digit.png"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    picture = tmp_path / "digit.png"
+    Image.fromarray(255 - holdout_digits.images[0]).resize((90, 90)).save(picture)
+    result = shell(reader, "predict", "--json", picture)
     assert json.loads(result.stdout)["label"] == str(holdout_digits.labels[0])
