@@ -1,7 +1,6 @@
 """That the benchmarks measure what they say; how fast anything is, no test asks."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import profile_training
 import pytest
 import torch
 import usual
-from conftest import REPOSITORY
+from conftest import REPOSITORY, shell
 from profile_training import Operation
 from time_inference import CHUNKS, Row
 from time_pipeline import Command, Stage
@@ -41,8 +40,7 @@ def test_multiply_adds_are_counted_forward_and_backward() -> None:
     [(["--rounds", "1"], "--rounds: should be"), (["--mnist8", "no.onnx"], "no file no.onnx")],
 )
 def test_unusable_options_are_refused_before_any_work(options: list[str], problem: str) -> None:
-    command = [sys.executable, REPOSITORY / "benchmarks/bench.py", *options]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = shell(sys.executable, "benchmarks/bench.py", *options, check=False)
     assert result.returncode == 2
     assert problem in result.stderr
     assert "Traceback" not in result.stderr
@@ -69,10 +67,9 @@ def test_ours_is_the_recipe_speed_and_learns(raw_data: Path, tmp_path: Path) -> 
     (tmp_path / "data/raw").symlink_to(raw_data)
     for name in ("params.yaml", "recipes.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    command = [sys.executable, REPOSITORY / "benchmarks/ours.py", "--seed", "3"]
-    output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    (line,) = (line for line in output.stdout.splitlines() if line.startswith("{"))
-    found = json.loads(line)
+    script = REPOSITORY / "benchmarks/ours.py"
+    output = shell(sys.executable, script, "--seed", "3", cwd=tmp_path).stdout
+    (found,) = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
     assert found["accuracy"] > 0.98
     assert found["seconds"] > 0
 
