@@ -1,11 +1,9 @@
-import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, Project
+from conftest import ENVIRONMENT, REPOSITORY, Project
 from ruamel.yaml import YAML
 from scipy.stats import ttest_1samp
 
@@ -17,6 +15,7 @@ from mnist_cnn_train.experiments.seeds import GROUPS, Result, Run, check_setting
 from mnist_cnn_train.pipeline.params import Params, changed, load_params
 
 RECIPES = REPOSITORY / "recipes.yaml"
+TRAINER = ("python", "-m", "mnist_cnn_train")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -42,9 +41,7 @@ def test_the_projects_recipes_change_params_into_valid_ones(group: str, tmp_path
         ("published: {a: {train: {epochs: 3}}}", r"published\.a should map dotted keys"),
     ],
 )
-def test_unusable_recipes_are_refused_in_one_line(
-    text: str | None, problem: str, tmp_path: Path
-) -> None:
+def test_unusable_recipes_are_refused(text: str | None, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "recipes.yaml"
     if text is not None:
         path.write_text(text)
@@ -82,64 +79,46 @@ def project(reproduced: Project) -> Project:
     return reproduced
 
 
-@pytest.mark.slow
-def test_a_study_runs_all_seeds_once_and_sums_them_up(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project.run(sys.executable, "-m", "mnist_cnn_train", "seeds", "published", "--seeds", "2")
-    study = json.loads((project.folder / "metrics/seeds.json").read_text())
+def test_a_study_runs_all_seeds_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.run(*TRAINER, "seeds", "published", "--seeds", "2")
+    study = project.read("metrics/seeds.json")
     assert list(study) == ["default"]
     likelihoods = study["default"]["negative_log_likelihood"]["seeds"]
     assert list(likelihoods) == ["0", "1"]
     assert likelihoods["0"] != likelihoods["1"]
-    committed = json.loads((project.folder / "metrics/accuracy.json").read_text())
-    assert study["default"]["accuracy"]["seeds"]["0"] == committed["accuracy"]
+    own = project.read("metrics/accuracy.json")["accuracy"]
+    assert study["default"]["accuracy"]["seeds"]["0"] == own
     assert (project.folder / "metrics/plots/seeds.png").is_file()
 
     # As where DVC mixed up the settings of two.
     monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
     swapped = [Run("published", "default", 1, {"evaluate.min_accuracy": 0.0, "train.seed": 0})]
     with pytest.raises(MnistCnnError, match="DVC ran published-default-1 with other settings"):
         check_settings(swapped)
     assert "published-default-1" not in project.run("dvc", "exp", "list", "--name-only").stdout
 
-    ran = project.hashes(".dvc/cache/runs")
-    project.run(sys.executable, "-m", "mnist_cnn_train", "seeds", "published", "--seeds", "2")
-    assert project.hashes(".dvc/cache/runs") == ran
-    assert json.loads((project.folder / "metrics/seeds.json").read_text()) == study
+    with project.same_files(".dvc/cache/runs"):
+        project.run(*TRAINER, "seeds", "published", "--seeds", "2")
+    assert project.read("metrics/seeds.json") == study
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_are_kept(project: Project) -> None:
-    before = project.hashes("metrics")
     # One at a time: of two that start at once, DVC may rarely run one with the other's setting.
-    command = (
-        sys.executable,
-        "-m",
-        "mnist_cnn_train",
-        "seeds",
-        "ablation",
-        "--seeds",
-        "2",
-        "--jobs",
-        "1",
-    )
-    result = project.run(*command, check=False)
+    options = ("--seeds", "2", "--jobs", "1")
+    with project.same_files("metrics"):
+        result = project.run(*TRAINER, "seeds", "ablation", *options, check=False)
     assert result.returncode == 1
     first, *lines = result.stdout.splitlines()[-3:]
     assert first == "mnist_cnn_train: 2 of 4 runs failed; the others are kept:"
-    assert [line.split(":")[0].strip() for line in lines] == [
-        "ablation-wrong-0",
-        "ablation-wrong-1",
-    ]
-    assert all("train.epochs: -1; input should be" in line for line in lines)
-    assert project.hashes("metrics") == before
+    for seed, line in enumerate(lines):
+        assert line.startswith(f"  ablation-wrong-{seed}: ")
+        assert "train.epochs: -1; input should be" in line
     assert "ablation-default-1" in project.run("dvc", "exp", "list", "--name-only").stdout
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_recipe_is_run_as_a_dvc_experiment_in_a_copy(
+def test_a_recipe_runs_as_an_experiment_in_a_copy(
     group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
@@ -153,11 +132,8 @@ def test_a_recipe_is_run_as_a_dvc_experiment_in_a_copy(
         ]
 
 
-@pytest.mark.slow
-def test_a_misspelt_recipe_runs_nothing(reproduced: Project) -> None:
+def test_a_misspelled_recipe_runs_nothing(reproduced: Project) -> None:
     before = reproduced.run("dvc", "exp", "list").stdout
-    result = reproduced.run(sys.executable, "-m", "mnist_cnn_train", "run", "rekord", check=False)
-    assert result.returncode == 1
-    (line,) = result.stdout.splitlines()
+    (line,) = reproduced.refused(*TRAINER, "run", "rekord").splitlines()
     assert "recipes.yaml has no recipe 'rekord'; known: original, default" in line
     assert reproduced.run("dvc", "exp", "list").stdout == before

@@ -68,10 +68,10 @@ SECONDS = {"download": 2, "train": 6, "evaluate": 6, "export": 9}
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_killed_at_any_moment_recovers(
-    stage: str, project: Project, request: pytest.FixtureRequest, record_property: Note
+    stage: str, project: Project, pytestconfig: pytest.Config, record_property: Note
 ) -> None:
     lock = project.read("dvc.lock")
-    kills = request.config.getoption("--kills")
+    kills = pytestconfig.getoption("--kills")
     record_property("faults", kills)
     rng = np.random.default_rng(STAGES.index(stage))
     with recovering(project):
@@ -120,9 +120,7 @@ def test_a_training_that_is_ended_early_leaves_the_last_good_model_and_the_branc
     assert project.run("git", "branch", "--show-current").stdout == "main\n"
 
 
-def test_without_its_packages_a_stage_says_so_and_leaves_the_last_good_model(
-    project: Project, tmp_path: Path
-) -> None:
+def test_without_packages_a_stage_leaves_the_good_model(project: Project, tmp_path: Path) -> None:
     """As where another `python` comes first on the path, and DVC is installed elsewhere."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic'] = None\n")
     project.set(**{"train.epochs": 2})
@@ -166,9 +164,7 @@ def test_two_runs_of_the_pipeline_do_not_harm_each_other(project: Project) -> No
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_one_clear_line_and_leaves_what_there_was(
-    stage: str, project: Project
-) -> None:
+def test_a_full_disk_is_one_clear_line_and_changes_nothing(stage: str, project: Project) -> None:
     def fill_disk() -> None:
         """No file may grow beyond 300 bytes: what is written fails as on a full disk."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))

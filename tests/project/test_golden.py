@@ -10,12 +10,12 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import REPOSITORY, Project, copy_files
-from ruamel.yaml import YAML
+from conftest import REPOSITORY, copy_files
+from test_pipeline import STAGES, entries
 
+from mnist_cnn.core.files import sha256
 from mnist_cnn_train.pipeline.processor import this_processor
 
 pytestmark = [
@@ -43,67 +43,40 @@ SHORT = {
 RECIPES = ("speed", "record", "robust", "adamw")
 
 
-TRAIN_RECIPES = """
-import train
-from mnist_cnn.core.files import sha256
-from mnist_cnn_train.pipeline.params import Params, changed, read_yaml
-from mnist_cnn_train.pipeline.paths import PARAMS, WEIGHTS
-from mnist_cnn_train.experiments.paths import RECIPES as PATH
-from mnist_cnn_train.training.distributed import SINGLE_PROCESS
-
-def main():
-    known = {name: one for group in read_yaml(PATH).values() for name, one in group.items()}
-    for name in RECIPES:
-        settings = changed(read_yaml(PARAMS), {**known[name], **SHORT})
-        train.train_and_save(Params.model_validate(settings), SINGLE_PROCESS)
-        print(f"{name}: {WEIGHTS.name} = {sha256(WEIGHTS)}")
-"""
-
-
 @pytest.fixture(scope="module")
 def digests(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The SHA-256 of each output, and of the weights of each recipe."""
     project = copy_files(tmp_path_factory.mktemp("golden"))
-    project.set(**{"data.sources": [f"folder:{raw_data}"], **SHORT})
-    for stage in ("download", "train", "evaluate", "export"):
+    project.set(**{"data.sources": [f"folder:{raw_data}"]})
+    params, weights = project.folder / "params.yaml", project.folder / "models/model.safetensors"
+    defaults = params.read_text()
+    project.set(**SHORT)
+    for stage in STAGES:
         project.run("python", "stages", stage)
-    found = project.hashes("data/raw", "metrics", "models")
-    outputs = YAML(typ="safe").load(project.folder / "dvc.yaml")["stages"].values()
-    made = {name for stage in outputs for name in _names(stage)}
-    return {name: found[name] for name in sorted(made)} | _recipes(project)
+    made = {name for stage in STAGES for name in entries(stage, "outs", "metrics", "plots")}
+    found = {name: sha256(project.folder / name) for name in sorted(made)}
+    groups = project.read("recipes.yaml").values()
+    for name in RECIPES:
+        params.write_text(defaults)
+        (recipe,) = (group[name] for group in groups if name in group)
+        project.set(**{**recipe, **SHORT})
+        project.run("python", "stages", "train")
+        found[f"{name}: {weights.name}"] = sha256(weights)
+    return found
 
 
-def _names(stage: dict[str, Any]) -> list[str]:
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-
-
-def _recipes(project: Project) -> dict[str, str]:
-    """Each is trained as the stage does, all in one process, in which the processor is capped."""
-    script = project.folder / "stages/recipes.py"
-    script.write_text(f"RECIPES, SHORT = {RECIPES}, {SHORT}\n{TRAIN_RECIPES}")
-    told = project.run("python", "stages", "recipes").stdout
-    return dict(line.split(" = ") for line in told.splitlines() if " = " in line)
-
-
-def test_the_bytes_are_those_of_every_processor_that_was_compared(
-    digests: dict[str, str], request: pytest.FixtureRequest
-) -> None:
+def test_the_bytes_are_golden(digests: dict[str, str], pytestconfig: pytest.Config) -> None:
     processor = this_processor()
     kind = f"{processor.kind}, Python {sys.version_info.major}.{sys.version_info.minor}"
-    if request.config.getoption("--golden"):
-        entry = {"processors": [kind], "digests": digests}
-        GOLDEN.write_text(json.dumps([entry], indent=2) + "\n")
-    entries: list[dict[str, Any]] = json.loads(GOLDEN.read_text())
-    known = next((entry for entry in entries if kind in entry["processors"]), None)
+    own = {"processors": [kind], "digests": digests}
+    if pytestconfig.getoption("--golden"):
+        GOLDEN.write_text(json.dumps([own], indent=2) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    known = next((entry for entry in golden if kind in entry["processors"]), None)
     if known:
         different = [name for name in digests if known["digests"].get(name) != digests[name]]
         assert not different, f"{processor} gives other bytes than all of {known['processors']}"
         return
-    same = any(entry["digests"] == digests for entry in entries)
-    add = (
-        f"{kind!r} to its entry" if same else json.dumps({"processors": [kind], "digests": digests})
-    )
-    warnings.warn(
-        f"not yet seen: {processor}; add to tests/project/golden.json {add}", stacklevel=1
-    )
+    same = any(entry["digests"] == digests for entry in golden)
+    new = f"{kind!r} to its entry" if same else json.dumps(own)
+    warnings.warn(f"not yet seen: {processor}; add to {GOLDEN.name} {new}", stacklevel=1)

@@ -183,9 +183,7 @@ OTHER_SETTINGS = {
 
 
 @pytest.mark.parametrize(("edits", "stages"), readme_table().items(), ids=readme_table())
-def test_what_the_readme_says_runs_again_and_going_back_runs_nothing(
-    edits: str, stages: list[str], reproduced: Project
-) -> None:
+def test_only_what_the_readme_says_runs(edits: str, stages: list[str], reproduced: Project) -> None:
     with reproduced.same_files():
         for name in re.findall("`(.+?)`", edits.replace("a test", "`tests/conftest.py`")):
             if name in OTHER_SETTINGS:
@@ -277,9 +275,7 @@ def test_an_experiment_in_a_copy_runs_the_copys_code(reproduced: Project) -> Non
     reproduced.run("dvc", "exp", "remove", "copy")
 
 
-def test_an_experiment_that_misses_the_gate_changes_nothing_and_is_not_kept(
-    reproduced: Project,
-) -> None:
+def test_an_experiment_that_misses_the_gate_changes_nothing(reproduced: Project) -> None:
     known = reproduced.run("dvc", "exp", "list").stdout
     settings = ("-S", "train.learning_rate=0.001", "-S", "evaluate.min_accuracy=1.0")
     with reproduced.same_files():
@@ -289,9 +285,7 @@ def test_an_experiment_that_misses_the_gate_changes_nothing_and_is_not_kept(
     assert reproduced.run("dvc", "exp", "list").stdout == known
 
 
-def test_an_experiment_changes_no_more_than_its_settings_in_params_yaml(
-    reproduced: Project,
-) -> None:
+def test_an_experiment_changes_only_its_settings_in_params_yaml(reproduced: Project) -> None:
     """Not the comments, which DVC would lose within a list."""
     own = (REPOSITORY / "params.yaml").read_text()
     (reproduced.folder / "params.yaml").write_text(own)
@@ -354,9 +348,7 @@ def test_every_stage_refuses_bad_settings_before_any_work(stage: str, reproduced
     ]
 
 
-def test_in_a_fresh_clone_dvc_knows_that_nothing_changed(
-    reproduced: Project, tmp_path: Path
-) -> None:
+def test_in_a_fresh_clone_dvc_knows_nothing_changed(reproduced: Project, tmp_path: Path) -> None:
     clone = reproduced.clone(tmp_path / "clone")
     told = clone.run("dvc", "repro", "--dry", "--allow-missing").stdout
     assert "Data and pipelines are up to date" in told
@@ -367,9 +359,7 @@ def test_in_a_fresh_clone_dvc_knows_that_nothing_changed(
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_a_clone_has_the_same_bytes_whatever_git_does_to_line_ends(
-    reproduced: Project, tmp_path: Path
-) -> None:
+def test_git_does_not_change_line_ends_in_a_clone(reproduced: Project, tmp_path: Path) -> None:
     options = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")
     reproduced.run("git", *options, "clone", "--quiet", *options, ".", str(tmp_path / "clone"))
     for name in reproduced.run("git", "ls-files").stdout.splitlines():

@@ -86,9 +86,7 @@ def test_a_clone_pulls_what_was_pushed_and_runs_nothing(author: Project, join: J
     assert_nothing_is_left_to_do(colleague, author)
 
 
-def test_the_same_through_s3_without_credentials_in_git(
-    author: Project, join: Join, server: str
-) -> None:
+def test_the_same_through_s3_without_keys_in_git(author: Project, join: Join, server: str) -> None:
     pushing = join()
     pushing.run("dvc", "pull")
     use_s3(pushing, server)

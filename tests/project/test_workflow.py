@@ -119,7 +119,7 @@ def test_a_base_that_does_not_exist_is_named(reproduced: Project) -> None:
     assert told == "report: there is no revision nowhere; name one: make report BASE=main\n"
 
 
-def test_results_that_the_lock_does_not_name_come_from_the_run_cache(
+def test_results_of_another_lock_come_from_the_run_cache(
     reproduced: Project, tmp_path: Path
 ) -> None:
     """As in a workflow without a remote, whose processor rounds otherwise than the author's."""

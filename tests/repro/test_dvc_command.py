@@ -82,9 +82,7 @@ def test_what_an_interrupted_training_kept_goes_once_there_are_results(project: 
     ],
     ids=" ".join,
 )
-def test_a_stage_runs_alike_in_every_shell_and_without_the_environment_on_the_path(
-    command: list[str], project: Project
-) -> None:
+def test_a_stage_runs_alike_by_every_shell_and_path(command: list[str], project: Project) -> None:
     name, _, value = command[0].partition("=")
     if name == "SHELL" and not Path(value).exists():
         pytest.skip(f"{value} is not installed")
