@@ -189,18 +189,13 @@ def environment() -> Path:
     return Path(sys.prefix)
 
 
-# For commits, also those of DVC's experiments, where the machine has no git identity.
-IDENTITY = {
-    f"GIT_{role}_{part}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for part, value in (("NAME", "Tester"), ("EMAIL", "tester@localhost"))
-}
-
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "COLUMNS": "400",  # else dvc cuts its tables
-    **IDENTITY,
+    # For commits, also those of DVC's experiments, where the machine has no git identity.
+    **{f"GIT_{role}_NAME": "Tester" for role in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{role}_EMAIL": "tester@localhost" for role in ("AUTHOR", "COMMITTER")},
 }
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 MADE = ("data", "metrics", "models")
@@ -259,14 +254,18 @@ class Project:
         yield lock
         yaml.dump(lock, path)
 
+    def files(self, *folders: str) -> dict[str, Path]:
+        """The files in `folders`, or in all that the pipeline writes to, by their names."""
+        found = (file for folder in folders or MADE for file in (self.folder / folder).rglob("*"))
+        files = [file for file in sorted(found) if file.is_file() and file.name != ".gitignore"]
+        return {file.relative_to(self.folder).as_posix(): file for file in files}
+
     def hashes(self, *folders: str) -> dict[str, str]:
-        """The SHA-256 of each file in `folders`, or in all that the pipeline writes to."""
-        files = (file for folder in folders or MADE for file in (self.folder / folder).rglob("*"))
-        return {
-            file.relative_to(self.folder).as_posix(): sha256(file)
-            for file in sorted(files)
-            if file.is_file() and file.name != ".gitignore"
-        }
+        return {name: sha256(file) for name, file in self.files(*folders).items()}
+
+    def times(self) -> dict[str, int]:
+        """When each file was written, which also shows one that is written anew as it was."""
+        return {name: file.stat().st_mtime_ns for name, file in self.files().items()}
 
     @contextmanager
     def same_files(self, *folders: str) -> Iterator[None]:

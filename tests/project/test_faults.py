@@ -228,16 +228,13 @@ def cut(content: bytes) -> bytes:
 
 def test_whatever_is_damaged_is_made_anew(project: Project, record_property: Note) -> None:
     lock = (project.folder / "dvc.lock").read_text()
-    made = [
-        name
-        for name in project.hashes()
-        if name.startswith("data/raw/") or f"path: {name}\n" in lock
-    ]
+    files = project.files("data/raw", "metrics", "models").items()
+    made = [file for name, file in files if "/raw/" in name or f"path: {name}\n" in lock]
     assert len(made) == 5 + 3 + 8
     record_property("faults", len(made))
     with project.same_files():
-        for name in made:
-            damage(project.folder / name, flip)
+        for file in made:
+            damage(file, flip)
         project.run("dvc", "repro")
 
 
@@ -256,16 +253,12 @@ def test_whatever_is_damaged_is_made_anew(project: Project, record_property: Not
 def test_a_stage_refuses_damaged_input_names_what_mends_it_and_writes_nothing(
     stage: str, damaged: str, change: Callable[[bytes], bytes], project: Project
 ) -> None:
-    def snapshot() -> dict[Path, int]:  # also notices a file that is written anew as it was
-        made = (project.folder / name for name in ("data", "metrics", "models"))
-        return {file: file.stat().st_mtime_ns for folder in made for file in folder.rglob("*")}
-
     damage(project.folder / damaged, change)
-    before = snapshot()
+    before = project.times()
     told = refusal(project, stage)
     mends = "dvc repro" if damaged.endswith(".csv") else "make mend"
     assert re.fullmatch(rf"{stage}: {damaged} is damaged\b.*; run `{mends}`\n", told)
-    assert snapshot() == before
+    assert project.times() == before
 
 
 def test_a_damaged_cache_is_noticed_and_mended(
@@ -326,24 +319,26 @@ class Payload:
         return open, (str(self.target), "w")
 
 
-def test_no_file_runs_code_when_it_is_read(tmp_path: Path, record_property: Note) -> None:
+READERS: list[Callable[[Path], object]] = [
+    lambda path: load_weights(DigitCNN(), path),
+    lambda path: Checkpoint(path).load(),
+    open_model,
+    read_idx,
+    load_gray,
+]
+
+
+@pytest.mark.parametrize("save", [pickle.dump, torch.save])
+def test_no_file_runs_code_when_it_is_read(
+    save: Callable[..., None], tmp_path: Path, record_property: Note
+) -> None:
     target, hostile = tmp_path / "executed", tmp_path / "file"
-    pickled = pickle.dumps(Payload(target))
-    torch.save(Payload(target), tmp_path / "saved")
-    readers: list[Callable[[Path], object]] = [
-        lambda path: load_weights(DigitCNN(), path),
-        lambda path: Checkpoint(path).load(),
-        open_model,
-        read_idx,
-        load_gray,
-    ]
-    contents = (pickled, (tmp_path / "saved").read_bytes())
-    record_property("faults", len(contents) * len(readers))
-    for content in contents:
-        hostile.write_bytes(content)
-        for read in readers:
-            with suppress(MnistCnnError):
-                assert read(hostile) is None  # a damaged checkpoint counts as none
+    with hostile.open("wb") as file:
+        save(Payload(target), file)
+    record_property("faults", len(READERS))
+    for read in READERS:
+        with suppress(MnistCnnError):
+            assert read(hostile) is None  # a damaged checkpoint counts as none
     assert not target.exists()
-    pickle.loads(pickled)
+    pickle.loads(pickle.dumps(Payload(target)))
     assert target.exists()  # the payload does what it should not

@@ -71,39 +71,15 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[type[BaseMo
             yield model, name, f"{prefix}{name}"
 
 
-class FileAccess:
-    """The files below data/, models/ and metrics/ that this process reads and puts in place.
-
-    Python tells of every file that is opened or renamed through an audit hook, which cannot
-    be removed, and is idle unless `folder` is set.
-    """
-
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-        sys.addaudithook(self.note)
-
-    def start(self, folder: Path) -> None:
-        self.folder, self.read, self.written = folder, set[str](), set[str]()
-
-    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.folder is None or event not in ("open", "os.rename"):
-            return
-        name = arguments[0] if event == "open" else arguments[1]
-        if not isinstance(name, str | bytes | Path):
-            return
-        path = self.folder / os.fsdecode(name)
-        place = os.path.relpath(path, self.folder)
-        if not place.startswith(("data/", "models/", "metrics/")) or ".partial" in place:
-            return
-        if event == "open" and path.is_file():
-            self.read.add("data/own" if place.startswith("data/own/") else place)
-        elif event == "os.rename":
-            source = Path(arguments[0])
-            files = [source] if source.is_file() else source.iterdir()
-            self.written |= {place if file == source else f"{place}/{file.name}" for file in files}
+OPENED: set[str] = set()
 
 
-FILES = FileAccess()
+def note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], str | bytes | Path):
+        OPENED.add(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(note)  # which cannot be removed
 
 # Read where `data.dataset` is no folder (test_sources.py), and by torchrun (test_distributed.py).
 NOT_READ_HERE = {"data.sources", "train.processes"}
@@ -116,10 +92,10 @@ def test_a_stage_lists_exactly_the_settings_and_files_that_it_reads_and_writes(
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(sys, "argv", [f"stages/{stage}.py"])
     known = {(section, name): key for section, name, key in keys(Params)}
-    read: set[str] = set()
+    read: set[tuple[type, str]] = set()
 
     def noting(section: Section, name: str) -> Any:
-        read.update({known[type(section), name]} if (type(section), name) in known else ())
+        read.add((type(section), name))
         return BaseModel.__getattribute__(section, name)
 
     program = runpy.run_path(f"stages/{stage}.py", run_name="stage")
@@ -130,15 +106,17 @@ def test_a_stage_lists_exactly_the_settings_and_files_that_it_reads_and_writes(
         return loaded
 
     inspect.unwrap(program["main"]).__globals__["load_params"] = load_then_note
-    FILES.start(project.folder)
+    before = project.times()
+    OPENED.clear()
     program["main"]()
-    FILES.folder = None
-    written = entries(stage, "outs", "metrics", "plots")
-    assert FILES.read - written == entries(stage, "deps") - code_of(stage)
-    assert FILES.written == written
+    opened = before.keys() & {os.path.relpath(path, project.folder) for path in OPENED}
+    opened = {"data/own" if name.startswith("data/own/") else name for name in opened}
+    written = {name for name, time in project.times().items() if before.get(name) != time}
+    assert written == entries(stage, "outs", "metrics", "plots")
+    assert opened - written == entries(stage, "deps") - code_of(stage)
     listed = tuple(f"{entry}." for entry in entries(stage, "params"))
     declared = {key for key in known.values() if f"{key}.".startswith(listed)}
-    assert read == declared - NOT_READ_HERE
+    assert {known[setting] for setting in read & known.keys()} == declared - NOT_READ_HERE
 
 
 def test_the_committed_lock_is_of_the_committed_code_settings_and_metrics() -> None:

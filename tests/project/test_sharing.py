@@ -79,16 +79,13 @@ def assert_nothing_is_left_to_do(colleague: Project, author: Project) -> None:
     assert colleague.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_a_clone_pulls_what_was_pushed_and_runs_nothing(author: Project, join: Join) -> None:
-    colleague = join()
-    assert not (colleague.folder / MODEL).exists()
-    colleague.run("dvc", "pull")
-    assert_nothing_is_left_to_do(colleague, author)
-
-
-def test_the_same_through_s3_without_keys_in_git(author: Project, join: Join, server: str) -> None:
+def test_a_clone_pulls_from_a_folder_or_s3_and_runs_nothing_and_no_key_is_in_git(
+    author: Project, join: Join, server: str
+) -> None:
     pushing = join()
+    assert not (pushing.folder / MODEL).exists()
     pushing.run("dvc", "pull")
+    assert_nothing_is_left_to_do(pushing, author)
     use_s3(pushing, server)
     pushing.commit("Share through S3")
     assert "8 files pushed" in pushing.run("dvc", "push").stdout

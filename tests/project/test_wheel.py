@@ -6,6 +6,7 @@ import shutil
 import sys
 import venv
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import requires
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -19,6 +20,8 @@ from mnist_cnn_train.data.dataset import Dataset
 
 pytestmark = pytest.mark.slow
 
+PLAIN = {"extra": ""}  # of no extra
+
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,18 +33,12 @@ def build(checkout: Path) -> CompletedProcess[str]:
     return shell(*command, cwd=checkout, check=False)
 
 
-def needed(names: list[str]) -> set[str]:
-    """What is needed to run the packages `names`, with them."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop().lower().replace("_", "-")
-        if name not in found:
-            found.add(name)
-            asked = map(Requirement, requires(name) or [])
-            waiting += [
-                one.name for one in asked if not one.marker or one.marker.evaluate({"extra": ""})
-            ]
+def needed(names: Iterable[str], found: set[str]) -> set[str]:
+    """`found`, the packages `names`, and what they need."""
+    for name in {name.lower().replace("_", "-") for name in names} - found:
+        found.add(name)
+        asked = map(Requirement, requires(name) or [])
+        needed((one.name for one in asked if not one.marker or one.marker.evaluate(PLAIN)), found)
     return found
 
 
@@ -75,7 +72,7 @@ def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
     venv.create(tmp_path / "venv", with_pip=True)
     python, reader = (tmp_path / "venv/bin" / name for name in ("python", "mnist-cnn"))
     names = [Requirement(one).name for one in requires("mnist-cnn") or [] if "extra ==" not in one]
-    (tmp_path / "lock").write_text(locked(needed(names)))
+    (tmp_path / "lock").write_text(locked(needed(names, set())))
     for arguments in (["--require-hashes", "-r", tmp_path / "lock"], ["--no-index", wheel]):
         shell(python, "-m", "pip", "install", "--quiet", *arguments)
     assert "torch" not in shell(python, "-m", "pip", "list").stdout
