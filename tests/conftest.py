@@ -315,32 +315,29 @@ SMALL = {
 }
 
 
-def copy_project(folder: Path, digits: Dataset) -> Project:
-    """Copy what git would commit, and give it 500 of `digits` as pictures, which git has too."""
-    project = copy_files(folder)
-    few = digits.take(np.arange(0, len(digits), max(1, len(digits) // 500))[:500])
-    for number, (image, label) in enumerate(zip(few.images, few.labels, strict=True)):
-        picture = folder / f"data/own/{label}/{number}.png"
-        picture.parent.mkdir(exist_ok=True)
-        Image.fromarray(image).save(picture)
-    with (folder / ".gitignore").open("a") as ignored:
-        ignored.write("!/data/own/**\n")
-    project.set(**SMALL)
-    project.commit("A small copy")
-    return project
-
-
 @pytest.fixture(scope="session")
 def pristine(
     tmp_path_factory: pytest.TempPathFactory, small_digits: tuple[Dataset, Dataset]
 ) -> Project:
-    """A small project after its first `dvc repro`, which one of the workers runs for all."""
+    """A small project after its first `dvc repro`, which one of the workers runs for all.
+
+    Its pictures are 500 digits, which git has too.
+    """
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pristine"
     with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            project = copy_project(tmp_path_factory.mktemp("project"), small_digits[0])
+            project = copy_files(tmp_path_factory.mktemp("project"))
+            few = small_digits[0].take(np.arange(0, 2_000, 4))
+            for number, (image, label) in enumerate(zip(few.images, few.labels, strict=True)):
+                picture = project.folder / f"data/own/{label}/{number}.png"
+                picture.parent.mkdir(exist_ok=True)
+                Image.fromarray(image).save(picture)
+            with (project.folder / ".gitignore").open("a") as ignored:
+                ignored.write("!/data/own/**\n")
+            project.set(**SMALL)
+            project.commit("A small copy")
             assert project.repro() == ["download", "train", "evaluate", "export"]
             project.commit("Reproduced")
             project.folder.rename(made)

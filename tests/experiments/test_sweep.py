@@ -14,6 +14,7 @@ from conftest import REPOSITORY, Project, start
 from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
+from test_search_space import PLAN, PRUNING
 from torch import nn
 
 from mnist_cnn.core.errors import MnistCnnError
@@ -27,14 +28,9 @@ SWEEP = ("python", "-m", "mnist_cnn_train", "sweep")
 Train = Callable[..., Trained]
 Run = Callable[..., optuna.Study]
 
-SMALL: dict[str, Any] = {
-    "trials": 5,
-    "objective": "validation_loss",
-    "seed": 0,
-    "random_trials": 2,
-    "pruning": {"kind": "median", "warmup_trials": 2, "warmup_epochs": 1},
+SMALL = PLAN | {
+    "pruning": PRUNING | {"warmup_trials": 2},
     "patience": 3,
-    "settings": {"train.epochs": 2},
     "ranges": {
         "train.learning_rate": {"low": 0.01, "high": 0.3, "log": True},
         "train.batch_size": [50, 100],
@@ -44,7 +40,7 @@ SMALL: dict[str, Any] = {
 
 def write(folder: Path, **changes: Any) -> Path:
     path = folder / "sweep.yaml"
-    YAML(typ="safe").dump({**SMALL, **changes}, path)
+    YAML(typ="safe").dump(SMALL | changes, path)
     return path
 
 

@@ -33,16 +33,12 @@ def code_of(stage: str) -> set[str]:
     return {name for name in entries(stage, "deps") if name.startswith(("src/", "stages/"))}
 
 
-def imported(*files: Path) -> set[Path]:
-    """The modules of the project that `files` import anywhere, directly or not, and themselves."""
-    found: set[Path] = set()
-    waiting = [*files]
-    while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found.add(module)
-            for name in imported_names(module):
-                waiting += files_of(name)
+def imported(module: Path, found: set[Path]) -> set[Path]:
+    """`found`, `module`, and what that imports of the project anywhere, directly or not."""
+    if module not in found:
+        found.add(module)
+        for file in (file for name in imported_names(module) for file in files_of(name)):
+            imported(file, found)
     return found
 
 
@@ -56,7 +52,7 @@ def test_stages_have_the_names_of_their_files_in_the_pipelines_order() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_packages_that_it_imports(stage: str) -> None:
     stages = REPOSITORY / "stages"
-    modules = imported(stages / f"{stage}.py", stages / "__main__.py")
+    modules = imported(stages / f"{stage}.py", imported(stages / "__main__.py", set()))
     code = {"/".join(path.relative_to(REPOSITORY).parts[:3]) for path in modules}
     assert code_of(stage) == code - {"src/mnist_cnn_train/__init__.py"}  # a docstring alone
     assert len(code_of(stage)) <= 10
