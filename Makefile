@@ -55,8 +55,8 @@ verify: $(READY) ## run the last commit's pipeline in a clone, and compare all b
 
 # DVC trusts read-only files in its cache. Once they are writable, it checks them and drops the
 # corrupted ones, and `dvc repro` rebuilds what is missing.
-.PHONY: mend
-mend: $(READY) ## check the pipeline's outputs, and rebuild corrupted ones
+.PHONY: repair
+repair: $(READY) ## check the pipeline's outputs, and rebuild corrupted ones
 	chmod -R u+w "$$(dvc cache dir)"
 	rm -rf data/raw models/model.safetensors models/mnist_cnn.onnx models/mnist_cnn.int8.onnx
 	-dvc checkout

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mnist_cnn.imaging.load import PictureError
     from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
-__all__ = ["Prediction", "Recognizer"]
+__all__ = ["PictureError", "Prediction", "Recognizer"]
 
 
 def __getattr__(name: str) -> Any:

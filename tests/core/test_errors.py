@@ -10,7 +10,7 @@ from mnist_cnn.core.errors import MnistCnnError, exit_on_error, one_line
         (PermissionError(13, "Permission denied", "models"), "train: models: Permission denied"),
         (KeyboardInterrupt(), 130),
     ],
-    ids=["what a user can mend", "what the system refuses", "Ctrl-C"],
+    ids=["what a user can fix", "what the system refuses", "Ctrl-C"],
 )
 def test_a_failure_ends_the_program_with_one_line(
     error: BaseException, code: str | int, capsys: pytest.CaptureFixture[str]

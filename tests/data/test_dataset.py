@@ -96,7 +96,7 @@ def test_one_flipped_bit_is_noticed(name: str, raw_data: Path, tmp_path: Path) -
     (tmp_path / name).unlink()
     (tmp_path / name).write_bytes(flipped((raw_data / name).read_bytes(), 5_000))
     read = read_training_digits if name in TRAINING_FILES else read_test_digits
-    with pytest.raises(MnistCnnError, match=f"{name} is damaged: .*; run `make mend`"):
+    with pytest.raises(MnistCnnError, match=f"{name} is damaged: .*; run `make repair`"):
         read(tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_what_was_downloaded_is_checked_whenever_it_is_read(tmp_path: Path) -> N
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"dataset": "kmnist", "names": 1}'])
 def test_a_damaged_description_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(MnistCnnError, match=r"dataset.json is damaged; run `make mend`"):
+    with pytest.raises(MnistCnnError, match=r"dataset.json is damaged; run `make repair`"):
         read_training_digits(tmp_path)
 
 

@@ -40,7 +40,7 @@ def test_any_flipped_bit_is_noticed_and_told_with_what_mends_it(
         with pytest.raises(MnistCnnError, match=r"digits\.onnx"):
             Recognizer(path)
     path.write_bytes(flipped(content, len(content) // 2))
-    with pytest.raises(MnistCnnError, match=r"digits\.onnx is damaged: .*`make mend`"):
+    with pytest.raises(MnistCnnError, match=r"digits\.onnx is damaged: .*`make repair`"):
         Recognizer(path)
 
 

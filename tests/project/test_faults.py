@@ -94,7 +94,7 @@ def test_a_training_that_is_killed_goes_on_after_its_last_whole_epoch(project: P
         with start(project, "dvc", "repro", "train") as running:
             wait_for_an_epoch(project)
             os.killpg(running.pid, signal.SIGKILL)
-        assert "going on after epoch" in project.run("dvc", "repro").stdout
+        assert "resuming after epoch" in project.run("dvc", "repro").stdout
 
 
 @pytest.mark.parametrize(
@@ -256,8 +256,8 @@ def test_a_stage_refuses_damaged_input_names_what_mends_it_and_writes_nothing(
     damage(project.folder / damaged, change)
     before = project.times()
     told = refusal(project, stage)
-    mends = "dvc repro" if damaged.endswith(".csv") else "make mend"
-    assert re.fullmatch(rf"{stage}: {damaged} is damaged\b.*; run `{mends}`\n", told)
+    repair = "dvc repro" if damaged.endswith(".csv") else "make repair"
+    assert re.fullmatch(rf"{stage}: {damaged} is damaged\b.*; run `{repair}`\n", told)
     assert project.times() == before
 
 
@@ -275,10 +275,10 @@ def test_a_damaged_cache_is_noticed_and_mended(
             shutil.rmtree(project.folder / folder)
         project.run("dvc", "checkout")  # trusts its cache
         for stage in STAGES[1:]:
-            assert re.search("is damaged[:;] .*run `make mend`", refusal(project, stage))
+            assert re.search("is damaged[:;] .*run `make repair`", refusal(project, stage))
         assert "models/mnist_cnn.onnx is damaged: " in project.refused("mnist-cnn", "info")
         (project.folder / ".venv").symlink_to(environment)
-        project.run("make", "mend")
+        project.run("make", "repair")
     assert project.run("dvc", "status").stdout.startswith("Data and pipelines are up to date")
 
 

@@ -55,7 +55,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         train(*arguments, Checkpoint(path), after_epoch=interrupt)
     with caplog.at_level("INFO", "mnist_cnn_train"):
         resumed = train(*arguments, Checkpoint(path), after_epoch=interrupt)
-    assert caplog.messages[0] == f"going on after epoch {epochs}"
+    assert caplog.messages[0] == f"resuming after epoch {epochs}"
     assert len(caplog.messages) == 1 + 3 - epochs  # a finished training is not run again
     assert resumed.log == expected.log == seen
     weights = (resumed.network.state_dict(), expected.network.state_dict())

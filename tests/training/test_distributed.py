@@ -268,7 +268,7 @@ def test_whichever_process_is_killed_the_run_ends_and_then_goes_on(reproduced: P
         assert "Traceback" not in told
         assert not processes()
 
-    assert "going on after epoch" in reproduced.run("dvc", "repro", "train").stdout
+    assert "resuming after epoch" in reproduced.run("dvc", "repro", "train").stdout
     weights = reproduced.folder / "models/model.safetensors"
     found = sha256(weights)
     reproduced.run("dvc", "repro", "--force", "train")

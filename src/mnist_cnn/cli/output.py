@@ -45,7 +45,7 @@ def _content(prediction: Prediction) -> dict[str, object]:
         "label": prediction.label,
         "probability": round(prediction.probability, DECIMALS),
         "probabilities": {
-            label: round(share, DECIMALS) for label, share in prediction.probabilities.items()
+            label: round(value, DECIMALS) for label, value in prediction.probabilities.items()
         },
         "warning": prediction.warning,
     }

@@ -47,8 +47,8 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
         raise MnistCnnError(f"there are no pictures in {', '.join(pictures)}")
     errors: list[PictureError] = []
     # A progress bar is of no use among a few lines.
-    shown = None if len(names) > 100 else True
-    with tqdm(total=len(names), unit="picture", disable=shown, leave=False) as progress:
+    hidden = None if len(names) > 100 else True
+    with tqdm(total=len(names), unit="picture", disable=hidden, leave=False) as progress:
         for prediction in recognizer.predict_many(map(_picture, names), errors.append):
             progress.update()
             for line in listing.lines(prediction):
@@ -72,10 +72,14 @@ def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | No
     PATH is a picture, or - for one on standard input.
     """
     from mnist_cnn.cli.output import Listing
+    from mnist_cnn.imaging.load import PictureError
     from mnist_cnn.reader.recognizer import Recognizer
 
     given = _picture(picture)
-    predictions = Recognizer(model).read(given)
+    try:
+        predictions = Recognizer(model).read(given)
+    except PictureError as error:
+        raise MnistCnnError(_line(error)) from None
     if boxes:
         from mnist_cnn.reader.annotate import draw_boxes
 
@@ -96,5 +100,9 @@ def _picture(name: str) -> str | bytes:
 
 
 def _summary(errors: Sequence["PictureError"], pictures: int) -> str:
-    lines = (f"\n  {error.source or 'standard input'}: {error.reason}" for error in errors)
-    return f"{len(errors):,} of {pictures:,} pictures could not be read:{''.join(lines)}"
+    lines = "".join(f"\n  {_line(error)}" for error in errors)
+    return f"{len(errors):,} of {pictures:,} pictures could not be read:{lines}"
+
+
+def _line(error: "PictureError") -> str:
+    return f"{error.source or 'standard input'}: {error.reason}"

@@ -136,9 +136,9 @@ def _lines(parts: Sequence[Part]) -> list[list[Part]]:
         for line in lines:
             last = line[-1].box
             shared = min(part.box.bottom, last.bottom) - max(part.box.top, last.top)
-            share = shared / min(part.box.height, last.height)
-            if share > most:
-                nearest, most = line, share
+            overlap = shared / min(part.box.height, last.height)
+            if overlap > most:
+                nearest, most = line, overlap
         if nearest is None:
             lines.append([part])
         else:

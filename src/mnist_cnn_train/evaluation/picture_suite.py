@@ -47,8 +47,8 @@ def _shifted(digit: Gray, rng: Random) -> Image.Image:
 def _on_colored_paper(digit: Gray, rng: Random) -> Image.Image:
     paper = rng.integers(150, 256, 3)
     ink = rng.integers(0, 90, 3)
-    share = digit[:, :, None] / 255
-    return Image.fromarray((paper + share * (ink - paper)).round().astype(np.uint8))
+    ratio = digit[:, :, None] / 255
+    return Image.fromarray((paper + ratio * (ink - paper)).round().astype(np.uint8))
 
 
 def _jpeg(digit: Gray, rng: Random) -> Image.Image:

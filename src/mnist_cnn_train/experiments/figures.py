@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_figure
 
 
-def plot_seeds(study: Mapping[str, Any], path: Path) -> None:
+def plot_seeds(results: Mapping[str, Any], path: Path) -> None:
     """Plot the test accuracy of each recipe: each seed, and the mean with its 95 % interval.
 
-    `study` is the result of `mnist_cnn_train.experiments.seeds.report` for the published recipes.
+    `results` is the result of `mnist_cnn_train.experiments.seeds.report` for the published recipes.
     """
-    figure = Figure(figsize=(7, 1 + 0.5 * len(study)), layout="constrained")
+    figure = Figure(figsize=(7, 1 + 0.5 * len(results)), layout="constrained")
     axes = figure.subplots()
-    for place, found in enumerate(study.values()):
+    for place, found in enumerate(results.values()):
         accuracy = found["accuracy"]
         seeds = [100 * value for value in accuracy["seeds"].values()]
         center, low, high = (100 * accuracy[name] for name in ("mean", "low_95", "high_95"))
@@ -37,7 +37,7 @@ def plot_seeds(study: Mapping[str, Any], path: Path) -> None:
             ha="center",
             color=BLUE,
         )
-    axes.set_yticks(range(len(study)), list(study))
+    axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()
     axes.margins(y=0.3)
     axes.set_title(

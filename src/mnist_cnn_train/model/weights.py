@@ -35,10 +35,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise MnistCnnError(f"there is no {path}; run `dvc repro train`") from None
     except SafetensorError as error:
-        raise MnistCnnError(f"{path} is damaged ({error}); run `make mend`") from None
+        raise MnistCnnError(f"{path} is damaged ({error}); run `make repair`") from None
     if metadata.get(CHECKSUM_KEY) != _digest(tensors):
         raise MnistCnnError(
-            f"{path} is damaged: its SHA-256 is not the one noted in it; run `make mend`"
+            f"{path} is damaged: its SHA-256 is not the one noted in it; run `make repair`"
         )
     try:
         network.load_state_dict(tensors)

@@ -112,7 +112,7 @@ def _resume(state: TrainingState, checkpoint: Checkpoint | None) -> None:
     saved = checkpoint.load() if checkpoint else None
     if saved:
         state.restore(saved)
-        logger.info("going on after epoch %d", len(state.log))
+        logger.info("resuming after epoch %d", len(state.log))
 
 
 def _gradients(
@@ -172,7 +172,7 @@ def _validate(
     if validation is None:
         return None, None
     pixels, labels = _tensors(validation, device)
-    logits = predict_logits(state.average.network, pixels)
+    logits = predict_logits(state.average.network, pixels)[:, : len(validation.names)]
     correct = (logits.argmax(1) == labels).sum().item()
     return functional.cross_entropy(logits, labels).item(), correct / len(validation)
 

@@ -38,9 +38,9 @@ class BatchRng:
         drawn = self._rng.standard_normal((self._count, *(shape or (1, 1, 1))), np.float32)
         return torch.from_numpy(drawn).to(self._device)
 
-    def chance(self, share: float = 0.5) -> Tensor:
-        """Return True for each image with probability `share`."""
-        return self.uniform(0, 1) < share
+    def chance(self, probability: float = 0.5) -> Tensor:
+        """Return True for each image with probability `probability`."""
+        return self.uniform(0, 1) < probability
 
     def across(self, angle: Tensor) -> Tensor:
         """Return each pixel's distance from the center in direction `angle`; 0.5 at the edge."""
@@ -299,9 +299,9 @@ def coarse(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
 def faint(images: Tensor, severity: Tensor, rng: BatchRng) -> Tensor:
     """Reduce the contrast, dark on light or light on dark, and add sensor noise."""
     contrast = 1 - 0.85 * severity
-    shift = 0.8 * severity * rng.uniform(0, 1) + torch.where(rng.chance(0.3), contrast, 0.0)
+    level = 0.8 * severity * rng.uniform(0, 1) + torch.where(rng.chance(0.3), contrast, 0.0)
     ink = contrast * torch.where(rng.chance(), images, -images)
-    return shift + ink + 0.12 * severity * rng.normal(*IMAGE_SHAPE)
+    return level + ink + 0.12 * severity * rng.normal(*IMAGE_SHAPE)
 
 
 TRAINING: Mapping[str, Corruption] = {
@@ -324,14 +324,14 @@ def to_pixels(images: Tensor) -> Tensor:
     return (255 * images).round().to(torch.uint8).squeeze(1)
 
 
-def corrupt_batch(images: Tensor, share: float, key: Sequence[int]) -> Tensor:
-    """Corrupt about a fraction `share` of `images`, as for `corrupt`, by one of `TRAINING` each.
+def corrupt_batch(images: Tensor, fraction: float, key: Sequence[int]) -> Tensor:
+    """Corrupt about a `fraction` of `images`, as for `corrupt`, by one of `TRAINING` each.
 
-    Then corrupt about 0.3 * `share` of all images, corrupted or not, once more. Kinds and
+    Then corrupt about 0.3 * `fraction` of all images, corrupted or not, once more. Kinds and
     severities are drawn uniformly.
     """
     rng = np.random.default_rng(key)
-    for turn, odds in enumerate((share, 0.3 * share)):
+    for turn, odds in enumerate((fraction, 0.3 * fraction)):
         corrupted = rng.random(len(images)) < odds
         kinds = np.where(corrupted, rng.integers(len(TRAINING), size=len(images)), -1)
         severity = torch.from_numpy(rng.random(len(images), np.float32)).to(images.device)
