@@ -1,9 +1,11 @@
 """Download or import the dataset as four IDX files and a description of its classes."""
 
 from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES
-from mnist_cnn_train.download.sources import download, download_published, write_dataset
+from mnist_cnn_train.data.dataset import write_dataset
+from mnist_cnn_train.download.fonts import download_fonts, write_fonts
+from mnist_cnn_train.download.sources import download, download_published
 from mnist_cnn_train.pipeline.params import Data, load_params
-from mnist_cnn_train.pipeline.paths import IMAGE_FOLDER, RAW_DATA
+from mnist_cnn_train.pipeline.paths import FONTS, IMAGE_FOLDER, RAW_DATA
 from mnist_cnn_train.pipeline.stage import exclusive_lock
 
 
@@ -11,6 +13,12 @@ from mnist_cnn_train.pipeline.stage import exclusive_lock
 def main() -> None:
     """Write data/raw."""
     data = load_params().data
+    bring_images(data)
+    bring_fonts(data)
+
+
+def bring_images(data: Data) -> None:
+    """Write the four files, and what they hold."""
     if data.dataset == "folder":
         read_own(data)
     elif data.dataset == "mnist":
@@ -19,6 +27,15 @@ def main() -> None:
     else:
         source = download_published(data.dataset, data.sources, RAW_DATA)
         print(f"{data.dataset} came from {source}; the SHA-256 of every file matches")
+
+
+def bring_fonts(data: Data) -> None:
+    """Write the fonts, or none where no image is drawn with them."""
+    if not data.fonts:
+        write_fonts({}, FONTS)
+        return
+    source = download_fonts(data.sources, FONTS)
+    print(f"the fonts came from {source}; all SHA-256 sums match")
 
 
 def read_own(data: Data) -> None:

@@ -1,10 +1,11 @@
 """Catalog of supported datasets: files, sizes, checksums and credits."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import write_json
 from mnist_cnn.core.mnist import LABELS
 
 TRAINING_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
@@ -17,6 +18,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+NOT_A_DIGIT = "not a digit"  # name of the additional class of synthetic images
 DESCRIPTION = "dataset.json"  # in the same folder: name and classes of the dataset
 
 
@@ -52,8 +54,13 @@ def read_description(folder: Path) -> Description:
         noted = json.loads(path.read_text(encoding="utf-8"))
         found = Description(noted["dataset"], tuple(noted["names"]), dict(noted["sha256"]))
     except (ValueError, KeyError, TypeError):
-        raise MnistCnnError(f"{path} is damaged; run `make mend`") from None
+        raise MnistCnnError(f"{path} is damaged; run `make repair`") from None
     return MNIST if found.dataset == MNIST.dataset else found  # with the published checksums
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write what the files in `folder` contain."""
+    write_json(folder / DESCRIPTION, asdict(description))
 
 
 # Training images of each dataset; those of a folder are not known in advance.
@@ -61,6 +68,16 @@ TRAINING_IMAGES = {
     **dict.fromkeys(("mnist", "fashion-mnist", "kmnist", "qmnist"), 60_000),
     "emnist-digits": 240_000,
 }
+# Of the downloaded fonts, those to evaluate with: nothing is trained on them.
+HELD_OUT_FONTS = frozenset(
+    {
+        # Handwriting
+        *("gloria-hallelujah", "homemade-apple", "indie-flower", "kalam", "mali"),
+        *("over-the-rainbow", "patrick-hand"),
+        # Print
+        *("courier-prime", "lora", "rajdhani", "roboto-mono", "special-elite"),
+    }
+)
 CREDITS = {
     "mnist": "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges)",
     "fashion-mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf)",

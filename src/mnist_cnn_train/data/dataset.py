@@ -3,18 +3,26 @@
 Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.core.files import sha256
+from mnist_cnn.core.files import replacing, sha256
 from mnist_cnn.core.mnist import IMAGE_SIZE, LABELS
-from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES, read_description
-from mnist_cnn_train.data.idx import read_idx
+from mnist_cnn_train.data.catalog import (
+    TEST_FILES,
+    TRAINING_FILES,
+    Description,
+    read_description,
+    write_description,
+)
+from mnist_cnn_train.data.idx import read_idx, to_idx
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,15 @@ def read_training_digits(folder: Path) -> Dataset:
     return _read_checked(folder, TRAINING_FILES)
 
 
+def read_synthetic_images(folder: Path) -> Dataset | None:
+    """Return the synthetic images in `folder`; None if there are none.
+
+    Images that are not digits have the label 10. Raises the errors of `read_training_digits`.
+    """
+    images, _ = TRAINING_FILES
+    return read_training_digits(folder) if len(read_idx(folder / images)) else None
+
+
 def read_test_digits(folder: Path) -> Dataset:
     """Read the test images, 10,000 for MNIST; raises what `read_training_digits` raises."""
     return _read_checked(folder, TEST_FILES)
@@ -94,7 +111,30 @@ def _read_checked(folder: Path, files: tuple[str, str]) -> Dataset:
             raise MnistCnnError(f"there is no {path}; run `dvc repro download`")
         if sha256(path) != description.sha256.get(name):
             raise MnistCnnError(
-                f"{path} is damaged: its SHA-256 is not the published one; run `make mend`"
+                f"{path} is damaged: its SHA-256 is not the published one; run `make repair`"
             )
     images, labels = (folder / name for name in files)
     return read_digits(images, labels, description.names)
+
+
+def write_dataset(
+    name: str,
+    classes: tuple[str, ...],
+    values: Mapping[str, npt.NDArray[Any]],
+    destination: Path,
+) -> None:
+    """Write `values`, by file name, and their description to `destination`, whole or not at all.
+
+    Values are uint8, or other integers, which become 32-bit.
+
+    Raises:
+        OSError: if `destination` cannot be written.
+    """
+    with replacing(destination) as folder:
+        folder.mkdir()
+        sums = {}
+        for file, array in values.items():
+            content = to_idx(array)
+            (folder / file).write_bytes(content)
+            sums[file] = hashlib.sha256(content).hexdigest()
+        write_description(folder, Description(name, classes, sums))

