@@ -6,11 +6,17 @@ from dataclasses import astuple, fields
 from tqdm import tqdm
 
 from mnist_cnn.core.files import sha256, write_json
-from mnist_cnn_train.data.dataset import Dataset, read_training_digits
+from mnist_cnn_train.data.dataset import Dataset, read_synthetic_images, read_training_digits
 from mnist_cnn_train.data.split import stratified_split
 from mnist_cnn_train.model.weights import save_weights
 from mnist_cnn_train.pipeline.params import Params, load_params
-from mnist_cnn_train.pipeline.paths import RAW_DATA, TRAINING_LOG, VALIDATION, WEIGHTS
+from mnist_cnn_train.pipeline.paths import (
+    RAW_DATA,
+    SYNTHETIC_DATA,
+    TRAINING_LOG,
+    VALIDATION,
+    WEIGHTS,
+)
 from mnist_cnn_train.pipeline.stage import exclusive_lock
 from mnist_cnn_train.pipeline.tables import write_csv
 from mnist_cnn_train.training.checkpoint import Checkpoint
@@ -62,6 +68,8 @@ def train_and_save(params: Params, processes: ProcessGroup) -> None:
     watched: Dataset | None = validation
     if params.train.train_on_validation:
         training, watched = training + validation, None
+    if synthetic := read_synthetic_images(SYNTHETIC_DATA):
+        training = training + synthetic
     settings = (params.model.model_dump_json(), params.train.model_dump_json())
     checkpoint = Checkpoint.of(settings, [training, validation], processes)
     trained = train(training, watched, params.model, params.train, checkpoint, processes)

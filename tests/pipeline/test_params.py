@@ -80,7 +80,13 @@ def test_a_changed_copy_leaves_the_original_as_it_is(content: Content) -> None:
 def test_every_setting_refuses_nonsense(
     content: Content, key: str, value: object, problems: Problems
 ) -> None:
-    if key == "train.train_on_validation" and value is True:
+    flags = (
+        "data.fonts",
+        "model.not_a_digit",
+        "train.train_on_validation",
+        "evaluate.reader_suite",
+    )
+    if key in flags and value is True:
         value = 1  # true is no nonsense there
     (problem,) = problems(changed(content, {key: value}))
     assert problem.startswith(f"{key}: {value!r}; ")
@@ -105,7 +111,7 @@ def test_all_problems_are_told_at_once_each_on_its_line(
         "train.learning_rate: 0; input should be greater than 0",
         "train.epoch: 24; unknown key, do you mean epochs?",
         "evaluate.min_accuracy: 99.45; input should be less than or equal to 1",
-        "sweep: {}; unknown key, known here: data, model, train, evaluate, export",
+        "sweep: {}; unknown key, known here: data, synthesize, model, train, evaluate, export",
     ]
 
 
@@ -114,6 +120,12 @@ def test_all_problems_are_told_at_once_each_on_its_line(
     ("settings", "problem"),
     [
         ({"train.unaugmented_epochs": 25}, "should be at most 24, which is train.epochs"),
+        ({"synthesize.font_digits": 1}, "should be at most 0, unless data.fonts is true"),
+        (
+            {"synthesize.non_digits": 1, "data.fonts": True},
+            "should be at most 0, unless data.fonts and model.not_a_digit are true",
+        ),
+        ({"evaluate.reader_suite": True}, "should be false, unless data.fonts is true"),
         (
             {"train.threads": 2, "model.dropout": 0.1},
             "should be at most 1, since model.dropout cannot be repeated on several threads",
@@ -192,8 +204,8 @@ def test_a_long_value_is_shown_in_a_short_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "should hold the sections data, model, train, evaluate, export"),
-        (b"- train", "should hold the sections data, model, train, evaluate, export"),
+        (b"", "should hold the sections data, synthesize, model, train, evaluate, export"),
+        (b"- train", "should hold the sections data, synthesize, model, train, evaluate, export"),
         (b"train: [", "is not valid YAML: line "),
         (b"\xff\xfe\x00", "is not valid YAML"),
         (b"a: \x00", "is not valid YAML"),

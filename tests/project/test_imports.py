@@ -23,6 +23,7 @@ TRAINER = {
     "data": set(),
     "pipeline": {"data"},
     "download": {"data", "pipeline"},
+    "synthetic": {"data", "pipeline"},
     "transforms": {"pipeline"},
     "model": {"pipeline"},
     "training": {"data", "pipeline", "transforms", "model"},
@@ -34,7 +35,8 @@ TRAINER = {
 # What the trainer's packages use of the reader, beside `core`.
 OF_THE_READER = {
     "download": {"imaging"},
-    "evaluation": {"imaging", "reader"},
+    "synthetic": {"imaging"},
+    "evaluation": {"imaging"},
     "export": {"imaging", "onnxfile"},
 }
 

@@ -64,15 +64,27 @@ class Data(Section):
     dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "folder"]
     test_fraction: float = Field(gt=0, lt=1)
     sources: list[Source] = Field(min_length=1)
+    fonts: bool
     split: Split
+
+
+class Synthesize(Section):
+    """How many images are drawn for training, beside those of the data set."""
+
+    font_digits: int = Field(ge=0, le=MAX_IMAGES)
+    form_digits: int = Field(ge=0, le=MAX_IMAGES)
+    redrawn_digits: int = Field(ge=0, le=MAX_IMAGES)
+    non_digits: int = Field(ge=0, le=MAX_IMAGES)
+    seed: Seed
 
 
 class Model(Section):
     """The network's settings."""
 
-    architecture: Literal["base", "fast", "deep", "robust"]
+    architecture: Literal["base", "fast", "deep", "reader"]
     dropout: float = Field(ge=0, lt=1)
     normalization: Literal["fixed", "image"]
+    not_a_digit: bool
     tta_views: Annotated[Literal[1, 5, 9], BeforeValidator(_require_int)]
 
 
@@ -121,6 +133,7 @@ class Evaluate(Section):
     min_accuracy: Fraction
     calibration_bins: int = Field(ge=1, le=1000)
     corruption_test_images: int = Field(ge=0, le=MAX_IMAGES)
+    reader_suite: bool
 
 
 class Export(Section):
@@ -138,6 +151,7 @@ class Params(Section):
     """All settings in `params.yaml`."""
 
     data: Data
+    synthesize: Synthesize
     model: Model
     train: Train
     evaluate: Evaluate
@@ -156,6 +170,10 @@ class Params(Section):
                 f"train.hard_example_fraction: {fraction}; should be 1, with train.launcher "
                 "torchrun, whose processes know only their images' losses"
             )
+        if self.evaluate.reader_suite and not self.data.fonts:
+            conflicts.append(
+                "evaluate.reader_suite: True; should be false, unless data.fonts is true"
+            )
         if conflicts:
             raise ValueError(*conflicts)
         return self
@@ -172,6 +190,10 @@ def _limits(params: Params) -> Iterator[tuple[str, int, str]]:
     if training <= images:
         left = "the images that data.split.train_images leaves"
         yield "data.split.validation_images", images - training, left
+    if not data.fonts:
+        yield "synthesize.font_digits", 0, "unless data.fonts is true"
+    if not (data.fonts and params.model.not_a_digit):
+        yield "synthesize.non_digits", 0, "unless data.fonts and model.not_a_digit are true"
     if params.model.dropout:
         yield "train.threads", 1, "since model.dropout cannot be repeated on several threads"
     if train.launcher == "none":

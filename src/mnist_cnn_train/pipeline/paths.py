@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from mnist_cnn.core.location import ONNX_MODEL as ONNX_MODEL
-
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
 RAW_DATA = Path("data/raw")
+FONTS = Path("data/raw/fonts.zip")
+SYNTHETIC_DATA = Path("data/synthetic")
 IMAGE_FOLDER = Path("data/own")
 CHECKPOINTS = Path(".checkpoints")
 WEIGHTS = Path("models/model.safetensors")
+ONNX_MODEL = Path("models/mnist_cnn.onnx")
 ONNX_INT8_MODEL = Path("models/mnist_cnn.int8.onnx")
 VALIDATION = Path("metrics/validation.json")
 ACCURACY = Path("metrics/accuracy.json")

@@ -1,0 +1,1 @@
+"""Pictures of digits and of other things, drawn for training."""
