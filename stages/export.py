@@ -18,8 +18,8 @@ from mnist_cnn_train.data.split import load_split
 from mnist_cnn_train.export.graph import describe, export_onnx
 from mnist_cnn_train.export.int8 import check_int8, quantize
 from mnist_cnn_train.export.parity import check_parity
-from mnist_cnn_train.export.thresholds import reader_inputs, set_logit_thresholds, threshold_split
-from mnist_cnn_train.model.networks import build
+from mnist_cnn_train.export.thresholds import reader_inputs, set_thresholds, threshold_split
+from mnist_cnn_train.model.networks import DigitNetwork, build
 from mnist_cnn_train.model.weights import load_weights
 from mnist_cnn_train.pipeline.params import Export, load_params
 from mnist_cnn_train.pipeline.paths import (
@@ -38,7 +38,8 @@ def main() -> None:
     """Write the fp32 and int8 ONNX models and metrics/onnx.json."""
     params = load_params()
     test = read_test_digits(RAW_DATA)
-    network = build(params.model, len(test.names))
+    classes = len(test.names)
+    network = build(params.model, classes)
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # the same rounding for any number of cores
     training, validation = load_split(RAW_DATA, params.data.split)
@@ -46,16 +47,16 @@ def main() -> None:
     # Export only evaluated models: this dependency makes DVC evaluate first.
     accuracy = read_json(ACCURACY)["accuracy"]
     description = describe(network, sha256(WEIGHTS), accuracy, data)
-    model = export_onnx(network, params.export.opset, description)
+    model = export_onnx(network, params.export.opset, description, classes)
     small = quantize(model, training.take(np.arange(params.export.calibration_images)), description)
     digits = reader_inputs(threshold_split(validation), data.dataset)
     for exported in (model, small):
-        set_logit_thresholds(exported, digits, params.export.max_false_alarm_rate)
+        set_thresholds(exported, digits, params.export.max_false_alarm_rate)
     write_checked(model, small, network, test, params.export)
 
 
 def write_checked(
-    model: ModelProto, small: ModelProto, network: torch.nn.Module, test: Dataset, export: Export
+    model: ModelProto, small: ModelProto, network: DigitNetwork, test: Dataset, export: Export
 ) -> None:
     """Check and write each model; a good fp32 model stays if the int8 check fails."""
     with removing_what_fails(ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):

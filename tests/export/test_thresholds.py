@@ -11,7 +11,7 @@ from mnist_cnn_train.export.thresholds import (
     NO_BOUND,
     holdout_split,
     preprocess_images,
-    set_logit_thresholds,
+    set_thresholds,
     threshold_split,
 )
 
@@ -40,7 +40,7 @@ def test_each_bound_has_the_share_asked_for_below_it(
     logits = run_logits(model, seen, as_written=True)
     largest, label = logits.max(axis=1), logits.argmax(axis=1)
     for share in (0.0, 0.1, 0.5):
-        set_logit_thresholds(model, seen, share)
+        set_thresholds(model, seen, share)
         for one, bound in enumerate(bounds_of(model)):
             below = np.mean(largest[label == one] < bound)
             assert share - 0.06 <= below <= share
@@ -51,7 +51,7 @@ def test_each_bound_has_the_share_asked_for_below_it(
 
 def test_a_label_that_was_never_read_has_no_bound(trained_model: Path, small_digits: Sets) -> None:
     model = onnx.load(trained_model)
-    set_logit_thresholds(model, preprocess_images(small_digits[1].take(np.arange(3))), 0.01)
+    set_thresholds(model, preprocess_images(small_digits[1].take(np.arange(3))), 0.01)
     assert NO_BOUND in bounds_of(model)
 
 

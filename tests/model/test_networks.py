@@ -14,7 +14,7 @@ from mnist_cnn_train.model.networks import (
     DigitCNN,
     DigitNetwork,
     FastDigitCNN,
-    RobustDigitCNN,
+    ReaderCNN,
     build,
     predict_logits,
     to_input,
@@ -57,7 +57,7 @@ def test_layers_run_in_the_stated_order_with_the_stated_shapes_and_parameters() 
     assert seen == LAYERS
 
 
-NETWORKS = [DigitCNN, FastDigitCNN, DeepDigitCNN, RobustDigitCNN]
+NETWORKS = [DigitCNN, FastDigitCNN, DeepDigitCNN, ReaderCNN]
 of_each_network = pytest.mark.parametrize("network", NETWORKS[:3])
 
 
@@ -68,14 +68,16 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("network", "parameters"), [*zip(NETWORKS, (8_890, 8_890, 9_802, 9_885), strict=True)]
+    ("network", "parameters"), [*zip(NETWORKS, (8_890, 8_890, 9_802, 9_875), strict=True)]
 )
 def test_the_documented_parameters_are_right(
     network: Network, parameters: int, images: Tensor
 ) -> None:
-    assert sum(parameter.numel() for parameter in network().parameters()) == parameters
+    classes = 11 if network is ReaderCNN else 10
+    built = network(classes=classes)
+    assert sum(parameter.numel() for parameter in built.parameters()) == parameters
     assert f"{parameters:,}" in inspect.getsource(mnist_cnn_train.model.networks)
-    assert network()(images).shape == (4, 10)
+    assert built(images).shape == (4, classes)
 
 
 def test_the_fast_network_does_not_see_the_two_outer_pixels(images: Tensor) -> None:
@@ -99,16 +101,21 @@ def test_pooling_before_relu_is_the_same_as_after_it(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "network"), [*zip(["base", "fast", "deep", "robust"], NETWORKS, strict=True)]
+    ("name", "network"), [*zip(["base", "fast", "deep", "reader"], NETWORKS, strict=True)]
 )
 def test_the_architecture_is_the_one_that_is_asked_for(name: str, network: Network) -> None:
-    built = build(Model(architecture=name, dropout=0.25, normalization="fixed", tta_views=5))
+    settings = {"dropout": 0.25, "normalization": "fixed", "tta_views": 5}
+    built = build(Model(architecture=name, not_a_digit=False, **settings))
     assert type(built) is network
+    assert (
+        build(Model(architecture=name, not_a_digit=True, **settings), 7).classifier.out_features
+        == 8
+    )
     assert (built.dropout.p, built.tta_views) == (0.25, 5)
 
 
-def test_to_the_robust_network_dark_on_light_is_light_on_dark(images: Tensor) -> None:
-    robust = RobustDigitCNN(normalization="image").eval()
+def test_to_the_readers_network_dark_on_light_is_light_on_dark(images: Tensor) -> None:
+    robust = ReaderCNN(normalization="image").eval()
     torch.testing.assert_close(robust(1 - images), robust(images))
     other = DeepDigitCNN(normalization="image").eval()
     assert not torch.allclose(other(1 - images), other(images), atol=1e-3)

@@ -7,9 +7,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from mnist_cnn.core.errors import MnistCnnError, one_line
-from mnist_cnn.core.location import ONNX_MODEL
 from mnist_cnn.onnxfile.checksum import is_damaged
-from mnist_cnn.onnxfile.contract import INPUT, LOGIT_THRESHOLDS_KEY, OUTPUTS
+from mnist_cnn.onnxfile.contract import INPUT, OUTPUTS
 
 MAX_MODEL_BYTES = 100_000_000  # 2,000 times the size of the pipeline's model
 BATCH = 32  # larger batches do not fit the processor's cache
@@ -26,7 +25,7 @@ def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSes
         MnistCnnError: if the file is missing, damaged or too large, or onnxruntime cannot read it.
     """
     if not path.is_file():
-        raise MnistCnnError(f"there is no file {path}; `make repro` makes {ONNX_MODEL}")
+        raise MnistCnnError(f"there is no file {path}")
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise MnistCnnError(
             f"{path} is too large for a digit reader, over {MAX_MODEL_BYTES:,} bytes"
@@ -35,7 +34,7 @@ def open_model(path: Path, as_written: bool = False) -> onnxruntime.InferenceSes
     if is_damaged(content):
         raise MnistCnnError(
             f"{path} is damaged: its SHA-256 is not the one noted in it; copy it again, or run "
-            "`make mend` where it was made"
+            "`make repair` where it was made"
         )
     return open_content(content, as_written, str(path))
 
@@ -57,29 +56,6 @@ def open_content(
     except Exception as error:  # onnxruntime's errors share no other base class
         reason = one_line(error).rpartition(" : ")[2]
         raise MnistCnnError(f"{name} is not a usable ONNX model: {reason}") from None
-
-
-def open_reader(path: Path, as_written: bool = False) -> onnxruntime.InferenceSession:
-    """Open an ONNX file as `open_model` does, and check its inputs and outputs.
-
-    Raises:
-        MnistCnnError: if `open_model` raises it, or the inputs or outputs break the contract.
-    """
-    session = open_model(path, as_written)
-    inputs = [(value.name, value.type) for value in session.get_inputs()]
-    outputs = {value.name for value in session.get_outputs()}
-    if inputs != [(INPUT, "tensor(uint8)")] or not outputs >= set(OUTPUTS):
-        raise MnistCnnError(
-            f"{path} is not a model of mnist-cnn's pipeline, nor one that takes uint8 images as "
-            f"{INPUT!r} and gives {' and '.join(OUTPUTS)}"
-        )
-    return session
-
-
-def read_logit_thresholds(session: onnxruntime.InferenceSession) -> list[float]:
-    """Return each label's threshold, below which an image may not be a digit; empty if not set."""
-    noted = session.get_modelmeta().custom_metadata_map.get(LOGIT_THRESHOLDS_KEY)
-    return [float(bound) for bound in noted.split(",")] if noted else []
 
 
 def read_logits(

@@ -8,8 +8,8 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from mnist_cnn.core.mnist import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
-from mnist_cnn.onnxfile.contract import INPUT, LABELS_KEY, OUTPUTS
+from mnist_cnn.core.mnist import IMAGE_SIZE, LABELS, PIXEL_MEAN, PIXEL_STD
+from mnist_cnn.onnxfile.contract import INPUT, LABELS_KEY, NOT_A_DIGIT, OUTPUTS
 from mnist_cnn_train.data.catalog import CREDITS, MNIST, Description
 from mnist_cnn_train.model.networks import DigitNetwork, to_input
 
@@ -20,16 +20,22 @@ NORMALIZATIONS = {
 
 
 class Deployable(nn.Module):
-    """`network` with pre- and postprocessing: from uint8 ``[batch, 28, 28]`` to both outputs."""
+    """`network` with pre- and postprocessing: from uint8 ``[batch, 28, 28]`` to the outputs."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: DigitNetwork, classes: int) -> None:
         super().__init__()
         self.network = network
+        self.classes = classes
+        rejects = network.classifier.out_features > classes
+        self.output_names = [*OUTPUTS, NOT_A_DIGIT] if rejects else OUTPUTS
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and probabilities, each float ``[batch, classes]``."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return logits and probabilities, ``[batch, classes]``, and perhaps `NOT_A_DIGIT`."""
         logits = self.network(to_input(image))
-        return logits, logits.softmax(dim=1)
+        if len(self.output_names) == len(OUTPUTS):
+            return logits, logits.softmax(dim=1)
+        of_digits = logits[:, : self.classes]
+        return of_digits, of_digits.softmax(dim=1), logits.softmax(dim=1)[:, self.classes]
 
 
 def describe(
@@ -52,27 +58,31 @@ def describe(
     }
 
 
-def export_onnx(network: nn.Module, opset: int, metadata: Mapping[str, str]) -> ModelProto:
+def export_onnx(
+    network: DigitNetwork, opset: int, metadata: Mapping[str, str], classes: int = len(LABELS)
+) -> ModelProto:
     """Export `network` as one self-contained ONNX model with a dynamic batch size.
 
     The same network gives the same bytes, since paths and times of this machine are removed.
 
     Args:
-        network: maps float ``[n, 1, 28, 28]`` in [0, 1] to logits; is put in evaluation mode.
+        network: is put in evaluation mode.
         opset: opset version of the default ONNX domain.
         metadata: stored as the model's properties.
+        classes: number of labels; one more logit is that of `NOT_A_DIGIT`.
 
     Raises:
         onnx.checker.ValidationError: if the graph is not valid ONNX.
     """
+    deployed = Deployable(network, classes).eval()
     program = cast(  # only the older exporter returns None
         "torch.onnx.ONNXProgram",
         torch.onnx.export(
-            Deployable(network).eval(),
+            deployed,
             # With an example of one image, the exporter would fix the batch at one.
             (torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8),),
             input_names=[INPUT],
-            output_names=OUTPUTS,
+            output_names=deployed.output_names,
             opset_version=opset,
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
             external_data=False,

@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from onnx import ModelProto
-from torch import nn
 from tqdm import tqdm
 
 from mnist_cnn.core.errors import CheckFailedError
-from mnist_cnn.onnxfile.contract import OUTPUTS
 from mnist_cnn.onnxfile.session import open_content, read_logits, run_batches
 from mnist_cnn_train.data.dataset import Dataset
-from mnist_cnn_train.model.networks import predict_logits
+from mnist_cnn_train.export.graph import Deployable
+from mnist_cnn_train.model.networks import DigitNetwork
 
 # One image, an odd size, a usual one, and the whole test set at once.
 BATCH_SIZES = (1, 7, 256, 10_000)
@@ -60,7 +59,7 @@ def run_logits(
 
 def check_parity(
     model: ModelProto,
-    network: nn.Module,
+    network: DigitNetwork,
     digits: Dataset,
     tolerance: float,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -71,13 +70,15 @@ def check_parity(
         CheckFailedError: if a logit or probability differs by more than `tolerance`, or an image
             gets another prediction.
     """
-    expected_logits = predict_logits(network, torch.from_numpy(digits.images))
-    expected = [expected_logits.numpy(), expected_logits.softmax(dim=1).numpy()]
+    deployed = Deployable(network, len(digits.names)).eval()
+    with torch.inference_mode():
+        batches = [deployed(batch) for batch in torch.from_numpy(digits.images).split(1000)]
+    expected = [torch.cat(parts).numpy() for parts in zip(*batches, strict=True)]
     expected_class = expected[0].argmax(axis=1)
     session = open_content(model.SerializeToString())
     differences, agreements, accuracies = [], [], []
     for size in tqdm(batch_sizes, unit="batch size", desc="parity", disable=None):
-        found = run_batches(session, OUTPUTS, digits.images, size)
+        found = run_batches(session, deployed.output_names, digits.images, size)
         gaps = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
         # Comparisons with NaN are false, so test for the valid range.
         if not max(gaps) <= tolerance:

@@ -13,9 +13,14 @@ import onnx
 from onnx import ModelProto
 
 from mnist_cnn.imaging.normalize import to_mnist
-from mnist_cnn.onnxfile.contract import LOGIT_THRESHOLDS_KEY
+from mnist_cnn.onnxfile.contract import (
+    LOGIT_THRESHOLDS_KEY,
+    NOT_A_DIGIT,
+    NOT_A_DIGIT_THRESHOLD_KEY,
+)
+from mnist_cnn.onnxfile.session import open_content, run_batches
 from mnist_cnn_train.data.dataset import Dataset
-from mnist_cnn_train.export.parity import run_logits
+from mnist_cnn_train.export.parity import BATCH_SIZE, run_logits
 
 NO_BOUND = -1e6  # threshold of a class that no image was classified as: flag nothing
 
@@ -44,19 +49,27 @@ def preprocess_images(digits: Dataset) -> npt.NDArray[np.uint8]:
     return np.stack(seen) if seen else digits.images[:0]
 
 
-def set_logit_thresholds(
+def set_thresholds(
     model: ModelProto, digits: npt.NDArray[np.uint8], max_false_alarm_rate: float
 ) -> None:
-    """Set each class's threshold so that at most `max_false_alarm_rate` of its images are below it.
+    """Set when the reader warns, so that at most `max_false_alarm_rate` of `digits` are flagged.
 
-    A class's images are those of `digits`, uint8 ``[n, 28, 28]``, that `model` classifies as it.
-    The thresholds are stored in the property `LOGIT_THRESHOLDS_KEY` of `model`.
+    The threshold is stored as a property of `model`: `NOT_A_DIGIT_THRESHOLD_KEY` if it has the
+    output `NOT_A_DIGIT`; otherwise `LOGIT_THRESHOLDS_KEY`, one per class, each for the images of
+    `digits`, uint8 ``[n, 28, 28]``, that `model` classifies as it.
     """
-    logits = run_logits(model, digits, as_written=True)
-    largest, label = logits.max(axis=1), logits.argmax(axis=1)
-    bounds = [_bound(largest[label == one], max_false_alarm_rate) for one in range(logits.shape[1])]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    properties[LOGIT_THRESHOLDS_KEY] = ",".join(f"{bound:.2f}" for bound in bounds)
+    if any(output.name == NOT_A_DIGIT for output in model.graph.output):
+        session = open_content(model.SerializeToString(), as_written=True)
+        [found] = run_batches(session, [NOT_A_DIGIT], digits, BATCH_SIZE)
+        exact = float(np.quantile(found, 1 - max_false_alarm_rate, method="higher"))
+        properties[NOT_A_DIGIT_THRESHOLD_KEY] = f"{math.ceil(1e6 * exact) / 1e6:.6f}"
+    else:
+        logits = run_logits(model, digits, as_written=True)
+        largest, label = logits.max(axis=1), logits.argmax(axis=1)
+        groups = [largest[label == one] for one in range(logits.shape[1])]
+        bounds = [_bound(of_label, max_false_alarm_rate) for of_label in groups]
+        properties[LOGIT_THRESHOLDS_KEY] = ",".join(f"{bound:.2f}" for bound in bounds)
     onnx.helper.set_model_props(model, properties)
 
 

@@ -1,4 +1,4 @@
-"""Networks from pixels to logits, with 8,890 (in two layer orders), 9,802 or 9,885 parameters."""
+"""Networks from pixels to logits, with 8,890 (in two layer orders), 9,802 or 9,875 parameters."""
 
 from abc import ABC, abstractmethod
 
@@ -58,11 +58,11 @@ class DigitNetwork(nn.Module, ABC):
         if self.training or self.tta_views == 1:
             return self._logits(images)
         paper = functional.pad(images, (1, 1, 1, 1))
-        tta_views = [
+        views = [
             paper[:, :, 1 - down :, 1 - right :][:, :, :IMAGE_SIZE, :IMAGE_SIZE]
             for down, right in SHIFTS[: self.tta_views]
         ]
-        logits = self._logits(torch.cat(tta_views))
+        logits = self._logits(torch.cat(views))
         return logits.reshape(self.tta_views, -1, logits.shape[1]).mean(dim=0)
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -170,30 +170,31 @@ class _Contrast(nn.Conv2d):
         return super().forward(images).abs()
 
 
-class RobustDigitCNN(DigitNetwork):
-    """`DeepDigitCNN` for corrupted images: edges count equally in both directions.
+class ReaderCNN(DigitNetwork):
+    """`DeepDigitCNN` for pictures of all kinds: edges count equally in both directions.
 
     If light, fog or a stripe inverts the contrast of the image or of a part, the absolute value
     after the first convolution gives the same features.
 
     | layer          | output       | parameters         |
     | -------------- | ------------ | ------------------ |
-    | convolution 1  | 9 x 14 x 14  | 81 + 18            |
-    | convolution 2  | 16 x 14 x 14 | 1,296 + 32         |
+    | convolution 1  | 8 x 14 x 14  | 72 + 16            |
+    | convolution 2  | 16 x 14 x 14 | 1,152 + 32         |
     | convolution 3  | 16 x 7 x 7   | 2,304 + 32         |
     | convolution 4  | 16 x 7 x 7   | 2,304 + 32         |
     | convolution 5  | 16 x 3 x 3   | 2,304 + 32         |
-    | classifier     | 10           | 1,450              |
+    | classifier     | 11           | 1,595              |
 
-    9,885 in total. Convolutions have no bias, which the batch norm after them would cancel.
+    9,875 in total, with an eleventh output for images that are not digits. Convolutions have no
+    bias, which the batch norm after them would cancel.
     """
 
     channels = 16
 
     def _layers(self) -> list[nn.Module]:
         return [
-            *(_Contrast(1, 9, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(9)),
-            *_unbiased(9, 16),
+            *(_Contrast(1, 8, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(8)),
+            *_unbiased(8, 16),
             *_unbiased(16, 16, pool=True),
             *_unbiased(16, 16),
             *_unbiased(16, 16, pool=True),
@@ -210,12 +211,16 @@ ARCHITECTURES: dict[str, type[DigitNetwork]] = {
     "base": DigitCNN,
     "fast": FastDigitCNN,
     "deep": DeepDigitCNN,
-    "robust": RobustDigitCNN,
+    "reader": ReaderCNN,
 }
 
 
 def build(model: Model, classes: int = len(LABELS)) -> DigitNetwork:
-    """Build the network that `model` describes, initialized from torch's global generator."""
+    """Build the network that `model` describes, initialized from torch's global generator.
+
+    It has a logit for each of `classes`, and with `model.not_a_digit` a last one for the rest.
+    """
+    classes += model.not_a_digit
     architecture = ARCHITECTURES[model.architecture]
     return architecture(model.dropout, model.tta_views, model.normalization, classes)
 
