@@ -63,10 +63,11 @@ def _cut(ink: Plane, labels: npt.NDArray[np.int32], part: Part) -> Plane:
     return np.where(np.isin(labels[window], list(part.labels)), ink[window], 0)
 
 
-def whole(ink: Plane) -> Plane | None:
+def whole(ink: Plane, keep_edges: bool = False) -> Plane | None:
     """Crop a picture of one digit to the digit's ink; None if there is none.
 
-    Leaves out specks. If the digit does not touch the edge, also leaves out all parts that do.
+    Leaves out specks. If the digit does not touch the edge, also leaves out all parts that do,
+    unless `keep_edges` is set.
     """
     parts, labels = _parts(ink)
     if not parts:
@@ -79,7 +80,7 @@ def whole(ink: Plane) -> Plane | None:
 
     largest = max(part.area for part in parts)
     inside = [part for part in parts if is_inside(part)]
-    if inside and max(part.area for part in inside) > 0.3 * largest:
+    if inside and not keep_edges and max(part.area for part in inside) > 0.3 * largest:
         parts = inside
         largest = max(part.area for part in parts)
     digit = Part.of([part for part in parts if part.area > 0.03 * largest])
