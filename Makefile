@@ -58,7 +58,7 @@ verify: $(READY) ## run the last commit's pipeline in a clone, and compare all b
 .PHONY: repair
 repair: $(READY) ## check the pipeline's outputs, and rebuild corrupted ones
 	chmod -R u+w "$$(dvc cache dir)"
-	rm -rf data/raw models/model.safetensors models/mnist_cnn.onnx models/mnist_cnn.int8.onnx
+	rm -rf data/raw data/synthetic models/model.safetensors models/mnist_cnn.onnx models/mnist_cnn.int8.onnx
 	-dvc checkout
 	dvc repro
 
@@ -93,12 +93,17 @@ audit: $(READY) ## check the locked packages for known vulnerabilities (queries 
 	pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
 .PHONY: seeds
-seeds: robust ## all published recipes: ten seeds on the test images, and `make robust` (2.5 hours; resumes)
+seeds: reader ## all published recipes: ten seeds on the test images, and `make reader` (2.5 hours; resumes)
 	python -m mnist_cnn_train seeds published --seeds 10 --jobs $(JOBS)
 
-.PHONY: robust
-robust: $(READY) ## the robust recipe over five seeds, on corrupted test images (half an hour; resumes)
-	python -m mnist_cnn_train seeds robust --seeds 5 --jobs $(JOBS)
+.PHONY: reader
+reader: $(READY) ## the reader's recipe over five seeds, on other digits and on non-digits (an hour; resumes)
+	python -m mnist_cnn_train seeds reader --seeds 5 --jobs $(JOBS)
+
+.PHONY: release
+release: $(READY) ## train the reader's model, and put it into the package if it passes all gates
+	python -m mnist_cnn_train run reader --name reader --force
+	dvc get . models/mnist_cnn.onnx --rev reader --out src/mnist_cnn/reader.onnx --force
 
 .PHONY: ablation
 ablation: $(READY) ## measure what each part of the recipe contributes, on the validation images (resumes)
@@ -113,8 +118,9 @@ sweep: $(READY) ## search for better settings as defined in sweep.yaml (five min
 	python -m mnist_cnn_train sweep --jobs $(JOBS)
 
 .PHONY: pictures
-pictures: repro ## evaluate the reader on pictures with and without a digit (2 minutes)
+pictures: $(READY) ## evaluate the reader on everyday pictures and on corrupted ones (4 minutes)
 	python -m mnist_cnn_train evaluate
+	python -m mnist_cnn_train evaluate --suite
 
 .PHONY: bench
 bench: $(READY) ## compare speed with baselines, into benchmarks/results.md (an hour on an idle machine)
@@ -125,7 +131,7 @@ bench-scoring: repro ## measure `mnist-cnn score` on up to a million images: spe
 	python benchmarks/scoring.py
 
 .PHONY: wheel
-wheel: repro ## build dist/mnist_cnn-….whl: the reader with its model, without the pipeline
+wheel: $(READY) ## build dist/mnist_cnn-….whl: the reader with its model, without the pipeline
 	python -m hatchling build --target wheel
 
 .PHONY: lock

@@ -10,6 +10,7 @@ from mnist_cnn_train.data.dataset import read_test_digits
 from mnist_cnn_train.evaluation.corruption_suite import evaluate_corruptions, headline
 from mnist_cnn_train.evaluation.figures import plot_curves, plot_misclassified, plot_reliability
 from mnist_cnn_train.evaluation.metrics import evaluate
+from mnist_cnn_train.evaluation.reader_suite import evaluate_reader
 from mnist_cnn_train.model.networks import build, predict_logits
 from mnist_cnn_train.model.weights import load_weights
 from mnist_cnn_train.pipeline.params import load_params
@@ -17,6 +18,7 @@ from mnist_cnn_train.pipeline.paths import (
     ACCURACY,
     CONFUSION,
     CURVES,
+    FONTS,
     MISCLASSIFIED,
     RAW_DATA,
     RELIABILITY,
@@ -37,18 +39,27 @@ def main() -> None:
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # the same rounding for any number of cores
 
+    classes = len(digits.names)
+
     def read(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         logits: npt.NDArray[np.float32] = predict_logits(network, torch.from_numpy(images)).numpy()
         return logits
 
+    def read_digits(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return read(images)[:, :classes]
+
     evaluation = evaluate(
-        read(digits.images), digits.labels, params.evaluate.calibration_bins, digits.names
+        read_digits(digits.images), digits.labels, params.evaluate.calibration_bins, digits.names
     )
 
     metrics = evaluation.metrics()
     if params.evaluate.corruption_test_images:
         damaged = digits.take(np.arange(min(params.evaluate.corruption_test_images, len(digits))))
-        metrics |= headline(evaluate_corruptions(read, damaged))
+        report = evaluate_corruptions(lambda images: (read_digits(images), None), damaged)
+        metrics |= headline(report)
+    if params.evaluate.reader_suite:
+        few = digits.take(np.arange(min(2_000, len(digits))))
+        metrics |= evaluate_reader(read, few, FONTS)
     write_json(ACCURACY, metrics)
     write_csv(
         CONFUSION,

@@ -44,7 +44,7 @@ from mnist_cnn_train.export.graph import describe, export_onnx
 from mnist_cnn_train.export.thresholds import (
     holdout_split,
     preprocess_images,
-    set_logit_thresholds,
+    set_thresholds,
     threshold_split,
 )
 from mnist_cnn_train.pipeline.params import Params, changed, load_params
@@ -139,7 +139,7 @@ def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     training, validation = load_split(raw_data, params.data.split)
     network = train(training, None, params.model, params.train).network
     model = export_onnx(network, params.export.opset, describe(network, "0" * 64, 0.5))
-    set_logit_thresholds(
+    set_thresholds(
         model, preprocess_images(threshold_split(validation)), params.export.max_false_alarm_rate
     )
     path = tmp_path_factory.mktemp("trained") / made.name
@@ -302,6 +302,7 @@ def copy_files(folder: Path) -> Project:
 # Three epochs, within a second.
 SMALL = {
     "data.dataset": "folder",
+    "synthesize.form_digits": 20,
     "data.split.train_images": 300,
     "data.split.validation_images": 100,
     "train.epochs": 3,
@@ -338,7 +339,7 @@ def pristine(
                 ignored.write("!/data/own/**\n")
             project.set(**SMALL)
             project.commit("A small copy")
-            assert project.repro() == ["download", "train", "evaluate", "export"]
+            assert project.repro() == ["download", "synthesize", "train", "evaluate", "export"]
             project.commit("Reproduced")
             project.folder.rename(made)
     own = tmp_path_factory.mktemp("projects") / "pristine"

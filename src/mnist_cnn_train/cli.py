@@ -25,8 +25,6 @@ from mnist_cnn_train.pipeline.paths import ACCURACY, RAW_DATA, VALIDATION
 from mnist_cnn_train.pipeline.processor import cap, this_processor
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
     from mnist_cnn_train.data.dataset import Dataset
 
 
@@ -49,7 +47,7 @@ def commands() -> None:
     context_settings={"ignore_unknown_options": True},
     epilog=examples(
         "python -m mnist_cnn_train run record --name record && dvc exp apply record",
-        "python -m mnist_cnn_train run robust -S train.seed=1",
+        "python -m mnist_cnn_train run reader -S train.seed=1",
     ),
 )
 @click.argument("recipe")
@@ -72,7 +70,7 @@ def run(recipe: str, options: tuple[str, ...]) -> None:
 
 
 @commands.command()
-@click.argument("group", type=click.Choice(["published", "robust", "ablation"]))
+@click.argument("group", type=click.Choice(["published", "reader", "ablation"]))
 @click.option(
     "--seeds",
     "count",
@@ -87,7 +85,7 @@ def run(recipe: str, options: tuple[str, ...]) -> None:
 def seeds(group: str, count: int, jobs: int) -> None:
     """Run each recipe of a GROUP in recipes.yaml with several seeds, and summarize the results.
 
-    Writes metrics/seeds.json (published), metrics/robust.json or metrics/ablation.json. Finished
+    Writes metrics/seeds.json (published), metrics/reader.json or metrics/ablation.json. Finished
     runs are reused, also after an interruption.
     """
     from mnist_cnn.core.files import read_json, write_json
@@ -204,24 +202,22 @@ def _evaluate_pictures(model: Path | None) -> None:
     import numpy as np
 
     from mnist_cnn.core.files import write_json
-    from mnist_cnn.core.location import default_model
-    from mnist_cnn.onnxfile.session import open_model
+    from mnist_cnn.core.location import DEFAULT_MODEL
+    from mnist_cnn.onnxfile.model import DigitModel
     from mnist_cnn.reader.recognizer import Recognizer
     from mnist_cnn_train.evaluation.picture_suite import (
-        evaluate_non_digits,
         evaluate_pictures,
         examples,
     )
     from mnist_cnn_train.evaluation.suite_figures import plot_pictures
     from mnist_cnn_train.export.thresholds import holdout_split
 
-    path = model or default_model()
+    path = model or DEFAULT_MODEL
     recognizer, digits = Recognizer(path), holdout_split(_validation_digits())
     results = {
-        "weights_sha256": _weights_sha256(open_model(path)),
+        "weights_sha256": DigitModel(path).properties.get("weights_sha256"),
         "images": len(digits),
-        "disguises": evaluate_pictures(recognizer, digits),
-        "caught": evaluate_non_digits(recognizer, len(digits)),
+        "pictures": evaluate_pictures(recognizer, digits),
     }
     write_json(PICTURES, results)
     shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
@@ -237,13 +233,12 @@ def _validation_digits() -> "Dataset":
 
 
 def _evaluate_corruptions(model: Path | None, images: int, validation: bool) -> None:
-    from functools import partial
-
     import numpy as np
+    import numpy.typing as npt
 
     from mnist_cnn.core.files import write_json
-    from mnist_cnn.core.location import default_model
-    from mnist_cnn.onnxfile.session import open_reader, read_logit_thresholds, read_logits
+    from mnist_cnn.core.location import DEFAULT_MODEL
+    from mnist_cnn.onnxfile.model import DigitModel
     from mnist_cnn_train.data.dataset import read_test_digits
     from mnist_cnn_train.evaluation.corruption_suite import (
         evaluate_corruptions,
@@ -252,23 +247,22 @@ def _evaluate_corruptions(model: Path | None, images: int, validation: bool) -> 
     )
     from mnist_cnn_train.evaluation.suite_figures import plot_robustness
 
-    session = open_reader(model or default_model(), as_written=True)
+    opened = DigitModel(model or DEFAULT_MODEL, as_written=True)
     digits = _validation_digits() if validation else read_test_digits(RAW_DATA)
     digits = digits.take(np.arange(min(images, len(digits))))
-    report = evaluate_corruptions(
-        partial(read_logits, session), digits, read_logit_thresholds(session)
-    )
+
+    def read(
+        images: npt.NDArray[np.uint8],
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        outputs = opened.run(images)
+        return outputs.logits, outputs.is_doubtful
+
+    report = evaluate_corruptions(read, digits)
     click.echo(format_summary(report))
     if validation:
         return
-    write_json(ROBUSTNESS, {"weights_sha256": _weights_sha256(session), **report})
+    write_json(ROBUSTNESS, {"weights_sha256": opened.properties.get("weights_sha256"), **report})
     plot_robustness(report, examples(digits), ROBUSTNESS_FIGURE)
-
-
-def _weights_sha256(session: "InferenceSession") -> str | None:
-    """Return the SHA-256 of the weights that a model was exported from; None if not recorded."""
-    properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    return properties.get("weights_sha256")
 
 
 def main() -> None:

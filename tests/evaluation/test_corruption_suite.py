@@ -1,6 +1,5 @@
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.onnxfile.session import open_model, open_reader, read_logit_thresholds, read_logits
+from mnist_cnn.onnxfile.model import DigitModel
 from mnist_cnn_train.cli import commands
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.corruption_suite import (
@@ -31,10 +30,13 @@ def few(test_digits: Dataset) -> Dataset:
 
 
 def judged(model: Path, digits: Dataset) -> dict[str, Any]:
-    session = open_model(model)
-    return evaluate_corruptions(
-        partial(read_logits, session), digits, read_logit_thresholds(session)
-    )
+    opened = DigitModel(model)
+
+    def read(images: Any) -> Any:
+        outputs = opened.run(images)
+        return outputs.logits, outputs.is_doubtful
+
+    return evaluate_corruptions(read, digits)
 
 
 @pytest.mark.slow
@@ -108,4 +110,4 @@ def test_a_model_that_takes_something_else_is_refused_in_one_line(tmp_path: Path
         other (float[1, 28, 28] image) => (float[1, 28, 28] logits) { logits = Identity(image) }"""
     onnx.save(onnx.parser.parse_model(graph), tmp_path / "other.onnx")
     with pytest.raises(MnistCnnError, match="nor one that takes uint8 images as 'image'"):
-        open_reader(tmp_path / "other.onnx")
+        DigitModel(tmp_path / "other.onnx")

@@ -9,7 +9,6 @@ from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.evaluation.picture_suite import (
     NON_DIGIT_KINDS,
     PICTURE_KINDS,
-    evaluate_non_digits,
     evaluate_pictures,
 )
 
@@ -50,9 +49,3 @@ def test_classes_of_any_names_are_judged_by_them(
     few = holdout_digits.take(np.arange(20))
     judged = evaluate_pictures(recognizer, Dataset(few.images, few.labels, names))
     assert judged["as it is"]["accuracy"] > 0.9
-
-
-def test_blank_paper_is_always_caught(recognizer: Recognizer) -> None:
-    caught = evaluate_non_digits(recognizer, 20)
-    assert caught.keys() == NON_DIGIT_KINDS.keys()
-    assert caught["blank paper"] == 1

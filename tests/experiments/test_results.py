@@ -1,12 +1,15 @@
 """The published results belong to the present code: they were measured on the same weights."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from conftest import REPOSITORY
 
-from mnist_cnn_train.experiments.paths import PICTURES, ROBUST, ROBUSTNESS
+from mnist_cnn.core.location import DEFAULT_MODEL
+from mnist_cnn_train.experiments.paths import PICTURES, READER, ROBUSTNESS
 from mnist_cnn_train.experiments.recipes import read_recipes
 from mnist_cnn_train.experiments.seeds import GROUPS
 from mnist_cnn_train.pipeline.params import load_params
@@ -59,14 +62,17 @@ def test_the_published_recipes_are_those_of_recipes_yaml(group: str) -> None:
     assert changes == read_recipes(RECIPES, group)
 
 
-def test_the_picture_suite_was_run_on_the_pipelines_model() -> None:
-    expected = committed(VALIDATION)["weights_sha256"]
-    assert committed(PICTURES)["weights_sha256"] == expected, "run `make pictures`"
+def test_the_model_in_the_package_is_the_readers_first_seed() -> None:
+    model = onnxruntime.InferenceSession(DEFAULT_MODEL)
+    weights = model.get_modelmeta().custom_metadata_map["weights_sha256"]
+    assert weights == committed(READER)["reader"]["weights_sha256"]["0"], "run `make release`"
+    assert DEFAULT_MODEL.stat().st_size <= 64_000
 
 
-def test_the_corruption_suite_was_run_on_the_robust_recipes_first_seed() -> None:
-    robust = committed(ROBUST)["robust"]["weights_sha256"]
-    assert committed(ROBUSTNESS)["weights_sha256"] == robust["0"], "see docs/robustness.md"
+@pytest.mark.parametrize("report", [PICTURES, ROBUSTNESS])
+def test_the_suites_were_run_on_the_model_in_the_package(report: Path) -> None:
+    reader = committed(READER)["reader"]["weights_sha256"]
+    assert committed(report)["weights_sha256"] == reader["0"], "run `make pictures`"
 
 
 def test_every_seed_of_the_default_recipe_passes_the_gate() -> None:

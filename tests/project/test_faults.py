@@ -28,7 +28,7 @@ from mnist_cnn_train.training.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
-STAGES = ("download", "train", "evaluate", "export")
+STAGES = ("download", "synthesize", "train", "evaluate", "export")
 TRAINING_IMAGES = "data/raw/train-images-idx3-ubyte"
 TEST_LABELS = "data/raw/t10k-labels-idx1-ubyte"
 WEIGHTS = "models/model.safetensors"
@@ -63,7 +63,7 @@ def refusal(project: Project, stage: str, *before: str, **options: Any) -> str:
 
 
 # About what each takes with DVC.
-SECONDS = {"download": 2, "train": 6, "evaluate": 6, "export": 9}
+SECONDS = {"download": 2, "synthesize": 3, "train": 6, "evaluate": 6, "export": 9}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -271,12 +271,14 @@ def test_a_damaged_cache_is_noticed_and_mended(
     with project.same_files():
         for file in files:
             damage(file, flip)
-        for folder in ("data/raw", "models"):
+        for folder in ("data/raw", "data/synthetic", "models"):
             shutil.rmtree(project.folder / folder)
         project.run("dvc", "checkout")  # trusts its cache
         for stage in STAGES[1:]:
             assert re.search("is damaged[:;] .*run `make repair`", refusal(project, stage))
-        assert "models/mnist_cnn.onnx is damaged: " in project.refused("mnist-cnn", "info")
+        assert "models/mnist_cnn.onnx is damaged: " in project.refused(
+            "mnist-cnn", "info", "models/mnist_cnn.onnx"
+        )
         (project.folder / ".venv").symlink_to(environment)
         project.run("make", "repair")
     assert project.run("dvc", "status").stdout.startswith("Data and pipelines are up to date")

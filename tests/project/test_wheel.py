@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 import venv
 import zipfile
@@ -16,6 +15,7 @@ from conftest import REPOSITORY, copy_files, shell
 from packaging.requirements import Requirement
 from PIL import Image
 
+from mnist_cnn.core.location import DEFAULT_MODEL
 from mnist_cnn_train.data.dataset import Dataset
 
 pytestmark = pytest.mark.slow
@@ -49,24 +49,14 @@ def locked(names: set[str]) -> str:
     return "".join(entry for entry in entries if entry.split("==")[0] in names)
 
 
-def test_no_wheel_is_built_without_a_model(checkout: Path) -> None:
-    shutil.rmtree(checkout / "models", ignore_errors=True)
-    result = build(checkout)
-    assert result.returncode != 0
-    assert "run `make repro` first" in result.stderr
-    assert not list((checkout / "dist").glob("*.whl"))
-
-
 def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
-    checkout: Path, trained_model: Path, holdout_digits: Dataset, tmp_path: Path
+    checkout: Path, holdout_digits: Dataset, tmp_path: Path
 ) -> None:
-    (checkout / "models").mkdir(exist_ok=True)
-    shutil.copy(trained_model, checkout / "models/mnist_cnn.onnx")
     built = build(checkout)
     assert built.returncode == 0, built.stderr
     (wheel,) = (checkout / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
-        assert content.read("mnist_cnn/mnist_cnn.onnx") == trained_model.read_bytes()
+        assert content.read("mnist_cnn/reader.onnx") == DEFAULT_MODEL.read_bytes()
     assert wheel.stat().st_size < 200_000
 
     venv.create(tmp_path / "venv", with_pip=True)

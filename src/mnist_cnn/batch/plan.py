@@ -22,7 +22,7 @@ from mnist_cnn.batch.parts import TEMPORARY, Job, is_done, unreadable_count
 from mnist_cnn.batch.processes import by_processes
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import sha256, write_json
-from mnist_cnn.core.location import default_model
+from mnist_cnn.core.location import DEFAULT_MODEL
 from mnist_cnn.reader.recognizer import Recognizer
 
 Engine = Literal["processes", "ray"]
@@ -77,7 +77,7 @@ def score(
         OSError: if `output` cannot be written.
     """
     run = _engine(engine)
-    path = default_model() if model is None else model
+    path = DEFAULT_MODEL if model is None else model
     Recognizer(path)  # fails now if the model would fail in the workers
     if output.resolve().is_relative_to(source.resolve()):
         raise MnistCnnError(

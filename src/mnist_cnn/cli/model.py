@@ -31,10 +31,10 @@ def info(model: Path | None) -> None:
 
     MODEL defaults to the packaged model.
     """
-    from mnist_cnn.core.location import default_model
+    from mnist_cnn.core.location import DEFAULT_MODEL
     from mnist_cnn.onnxfile.session import open_model
 
-    path = model or default_model()
+    path = model or DEFAULT_MODEL
     session = open_model(path)
     described = {"file": f"{path}, {path.stat().st_size:,} bytes"}
     for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):

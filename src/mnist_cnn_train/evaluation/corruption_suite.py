@@ -1,6 +1,6 @@
 """Robustness to image corruptions: accuracy, calibration and warnings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,7 +23,9 @@ SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 GROUPS: Mapping[str, Mapping[str, Corruption]] = {"training": TRAINING, "held_out": HELD_OUT}
 BINS = 15
 Pixels = npt.NDArray[np.uint8]
-Read = Callable[[Pixels], npt.NDArray[np.float32]]
+
+# From uint8 [n, 28, 28] to logits, [n, 10], and to bool [n]: whether a warning goes with each.
+Read = Callable[[Pixels], tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]
 
 
 def corrupted(images: Pixels, corruption: Corruption, severity: float) -> Pixels:
@@ -49,24 +51,20 @@ def examples(digits: Dataset) -> dict[str, dict[str, list[Pixels]]]:
     }
 
 
-def evaluate_corruptions(
-    read: Read, digits: Dataset, logit_thresholds: Sequence[float] = ()
-) -> dict[str, Any]:
+def evaluate_corruptions(read: Read, digits: Dataset) -> dict[str, Any]:
     """Evaluate a model on `digits`, clean and under each corruption and severity.
 
     Args:
-        read: maps uint8 ``[n, 28, 28]`` to logits ``[n, 10]``.
+        read: the model.
         digits: clean images with labels.
-        logit_thresholds: logit per label below which the model warns; empty if it never does.
 
     Returns:
         Fractions from 0 to 1, ready for JSON. For each group of corruptions: accuracy by
         corruption and severity, mean error, expected calibration error over all its images, risk
-        (error rate) among the most confident 10, 20, … 100 % of them, and, with
-        `logit_thresholds`, the fraction with a warning by severity.
+        (error rate) among the most confident 10, 20, … 100 % of them, and, if the model warns, the
+        fraction with a warning by severity.
     """
-    bounds = np.array(logit_thresholds)
-    clean = _Predictions.of(read(digits.images), digits.labels, bounds)
+    clean = _Predictions.of(*read(digits.images), digits.labels)
     report: dict[str, Any] = {
         "images": len(digits),
         "clean_accuracy": round(float(clean.right.mean()), 6),
@@ -78,8 +76,8 @@ def evaluate_corruptions(
             for name, corruption in corruptions.items():
                 found[name] = []
                 for severity in SEVERITIES:
-                    logits = read(corrupted(digits.images, corruption, severity))
-                    found[name].append(_Predictions.of(logits, digits.labels, bounds))
+                    outputs = read(corrupted(digits.images, corruption, severity))
+                    found[name].append(_Predictions.of(*outputs, digits.labels))
                     progress.update()
             report[group] = _summary(found)
     return report
@@ -98,9 +96,9 @@ def format_summary(report: Mapping[str, Any]) -> str:
     """Summarize the result of `evaluate_corruptions` in one line."""
     trained, held_out = report["training"], report["held_out"]
     return (
-        f"{report['images']:,} images: accuracy {report['clean_accuracy']:.2%}; errors "
-        f"{trained['mean_error']:.2%} after damage of trained kinds and "
-        f"{held_out['mean_error']:.2%} of held-out ones, with a calibration error of "
+        f"{report['images']:,} images: accuracy {report['clean_accuracy']:.2%}; error "
+        f"{trained['mean_error']:.2%} under corruptions trained on and "
+        f"{held_out['mean_error']:.2%} under held-out ones, with a calibration error of "
         f"{held_out['calibration_error']:.4f}"
     )
 
@@ -117,14 +115,13 @@ class _Predictions:
     def of(
         cls,
         logits: npt.NDArray[np.float32],
+        warned: npt.NDArray[np.bool_] | None,
         labels: npt.NDArray[np.int64],
-        bounds: npt.NDArray[np.float64],
     ) -> Self:
-        label = logits.argmax(axis=1)
         return cls(
-            right=label == labels,
+            right=logits.argmax(axis=1) == labels,
             confidence=np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1)),
-            warned=logits.max(axis=1) < bounds[label] if bounds.size else None,
+            warned=warned,
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib
@@ -17,8 +18,10 @@ from matplotlib import cbook
 from PIL import Image, ImageDraw, ImageFont
 
 from mnist_cnn.imaging.load import Gray, load_gray
-from mnist_cnn.reader.recognizer import Prediction, Recognizer
 from mnist_cnn_train.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from mnist_cnn.reader.recognizer import Prediction, Recognizer
 
 Random = np.random.Generator
 Point = tuple[float, float]
@@ -113,7 +116,7 @@ def _noise(rng: Random) -> Image.Image:
 def _letter(alphabet: str) -> Callable[[Random], Image.Image]:
     def draw(rng: Random) -> Image.Image:
         picture = Image.new("L", (SIDE, SIDE), 255)
-        font = _font(str(rng.choice(_fonts())), int(rng.integers(70, 110)))
+        font = _font(str(rng.choice(dejavu_fonts())), int(rng.integers(70, 110)))
         letter = alphabet[int(rng.integers(len(alphabet)))]
         place = (SIDE / 2, SIDE / 2)
         ImageDraw.Draw(picture).text(place, letter, fill=0, font=font, anchor="mm")
@@ -123,7 +126,7 @@ def _letter(alphabet: str) -> Callable[[Random], Image.Image]:
 
 
 @cache
-def _fonts() -> tuple[str, ...]:
+def dejavu_fonts() -> tuple[str, ...]:
     """Return matplotlib's DejaVu fonts: serif and sans serif, bold and oblique."""
     folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
     return tuple(str(path) for path in sorted(folder.glob("DejaVu*[!y].ttf")))
@@ -239,8 +242,8 @@ NON_DIGIT_KINDS: Mapping[str, Callable[[Random], Image.Image]] = {
 
 
 def examples(
-    recognizer: Recognizer, digits: Dataset, each: int
-) -> dict[str, list[tuple[Gray, Prediction]]]:
+    recognizer: "Recognizer", digits: Dataset, each: int
+) -> dict[str, list[tuple[Gray, "Prediction"]]]:
     """Return the suite's first `each` pictures of every kind, with their predictions."""
     drawn: dict[str, list[Image.Image]] = {}
     for name, render in PICTURE_KINDS.items():
@@ -255,7 +258,7 @@ def examples(
     }
 
 
-def evaluate_pictures(recognizer: Recognizer, digits: Dataset) -> dict[str, dict[str, float]]:
+def evaluate_pictures(recognizer: "Recognizer", digits: Dataset) -> dict[str, dict[str, float]]:
     """Evaluate `recognizer` on `digits` rendered as each kind of picture.
 
     For each kind, returns the fraction with the same prediction as the original image
@@ -274,13 +277,3 @@ def evaluate_pictures(recognizer: Recognizer, digits: Dataset) -> dict[str, dict
             "flagged": mean(prediction.warning is not None for prediction in predictions),
         }
     return results
-
-
-def evaluate_non_digits(recognizer: Recognizer, pictures: int) -> dict[str, float]:
-    """Return the fraction with a warning for each kind of non-digit, over `pictures` pictures."""
-    caught = {}
-    for name, draw in NON_DIGIT_KINDS.items():
-        rng = np.random.default_rng(0)
-        predictions = list(recognizer.predict_many(draw(rng) for _ in range(pictures)))
-        caught[name] = mean(prediction.warning is not None for prediction in predictions)
-    return caught

@@ -16,8 +16,9 @@ from scipy.stats import t as student_t
 from tqdm import tqdm
 
 from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn_train.evaluation.reader_suite import METRICS as READER_METRICS
 from mnist_cnn_train.experiments.dvc import Setting, arguments, dvc, experiments, settings
-from mnist_cnn_train.experiments.paths import ABLATION, ROBUST, SEEDS
+from mnist_cnn_train.experiments.paths import ABLATION, READER, SEEDS
 from mnist_cnn_train.experiments.recipes import Recipes
 from mnist_cnn_train.pipeline.params import changed, read_yaml
 from mnist_cnn_train.pipeline.paths import ACCURACY, PARAMS, VALIDATION
@@ -47,16 +48,15 @@ GROUPS = {
             SEEDS,
         ),
         Group(
-            "robust",
+            "reader",
             "evaluate",
             ACCURACY,
             (
-                "accuracy",
-                "corruption_error",
-                "held_out_corruption_error",
-                "held_out_calibration_error",
+                *("accuracy", "negative_log_likelihood", "calibration_error"),
+                *("corruption_error", "held_out_corruption_error", "held_out_calibration_error"),
+                *READER_METRICS,
             ),
-            ROBUST,
+            READER,
         ),
         Group(
             "ablation", "train", VALIDATION, ("validation_accuracy", "validation_loss"), ABLATION

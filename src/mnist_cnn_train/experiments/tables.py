@@ -11,9 +11,10 @@ from typing import Any
 
 from mnist_cnn.core.errors import MnistCnnError, exit_on_error
 from mnist_cnn.core.files import read_json, write_bytes
-from mnist_cnn_train.experiments.paths import ABLATION, PICTURES, ROBUST, ROBUSTNESS, SEEDS
-from mnist_cnn_train.model.networks import ARCHITECTURES
-from mnist_cnn_train.pipeline.params import changed, read_yaml
+from mnist_cnn_train.evaluation.reader_suite import KINDS
+from mnist_cnn_train.experiments.paths import ABLATION, PICTURES, READER, ROBUSTNESS, SEEDS
+from mnist_cnn_train.model.networks import build
+from mnist_cnn_train.pipeline.params import Model, changed, read_yaml
 from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_METRICS, PARAMS, VALIDATION
 
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -59,9 +60,9 @@ def _accuracy() -> Iterator[Row]:
 
 def _seeds() -> Iterator[Row]:
     yield "recipe", "parameters", "epochs", "seeds", "accuracy", "95 % CI", "NLL", "ECE"
-    for recipe, found in (read_json(SEEDS) | read_json(ROBUST)).items():
+    for recipe, found in (read_json(READER) | read_json(SEEDS)).items():
         settings, accuracy = changed(read_yaml(PARAMS), found["changes"]), found["accuracy"]
-        network = ARCHITECTURES[settings["model"]["architecture"]]()
+        network = build(Model.model_validate(settings["model"]))
         yield (
             _name(recipe, found),
             f"{sum(parameter.numel() for parameter in network.parameters()):,}",
@@ -87,12 +88,28 @@ def _ablation() -> Iterator[Row]:
         )
 
 
-def _robust() -> Iterator[Row]:
-    yield "recipe", "accuracy, clean", "error, trained on", "error, held out", "ECE, held out"
-    for recipe, found in read_json(ROBUST).items():
-        errors = (found["corruption_error"], found["held_out_corruption_error"])
-        percents = (_spread(one, 2, percent=True) for one in (found["accuracy"], *errors))
-        yield _name(recipe, found), *percents, _spread(found["held_out_calibration_error"], 3)
+def _reader() -> Iterator[Row]:
+    report = read_json(READER)
+    yield "", *(_name(recipe, found) for recipe, found in report.items())
+    for words, metric, digits in (
+        ("accuracy on the MNIST test images", "accuracy", 2),
+        ("accuracy on digits of fonts not trained on", "held_out_font_accuracy", 2),
+        ("accuracy on scikit-learn's 8x8 digits", "digits_8x8_accuracy", 2),
+        ("error under corruptions not trained on", "held_out_corruption_error", 2),
+    ):
+        yield words, *(_spread(found[metric], digits, percent=True) for found in report.values())
+    metric = "held_out_calibration_error"
+    yield "ECE under those corruptions", *(_spread(one[metric], 3) for one in report.values())
+
+
+def _non_digits() -> Iterator[Row]:
+    report = read_json(READER)
+    metrics = {"flagged": "flagged", "AUROC": "auroc", "FPR95": "fpr95"}
+    columns = [(recipe, name) for name in metrics for recipe in report]
+    yield "pictures of", *(f"{name}, `{recipe}`" for recipe, name in columns)
+    for kind in KINDS:
+        found = (report[recipe][f"{kind}_{metrics[name]}"] for recipe, name in columns)
+        yield kind.replace("_", " "), *(_spread(one, 1, percent=True) for one in found)
 
 
 def _robustness() -> Iterator[Row]:
@@ -107,14 +124,8 @@ def _robustness() -> Iterator[Row]:
 
 def _pictures() -> Iterator[Row]:
     yield "picture", "same prediction", "correct", "flagged"
-    for name, found in read_json(PICTURES)["disguises"].items():
+    for name, found in read_json(PICTURES)["pictures"].items():
         yield name, *(_percent(found[rate], 1) for rate in ("agreement", "accuracy", "flagged"))
-
-
-def _non_digits() -> Iterator[Row]:
-    yield "picture", "flagged"
-    for name, rate in read_json(PICTURES)["caught"].items():
-        yield name, _percent(rate, 1)
 
 
 def _percent(rate: float, digits: int) -> str:
@@ -128,7 +139,7 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
     return f"{mean:.{digits}f} ± {std:.{digits}f}{' %' if percent else ''}"
 
 
-ALL = (_accuracy, _seeds, _ablation, _robust, _robustness, _pictures, _non_digits)
+ALL = (_accuracy, _seeds, _ablation, _reader, _robustness, _pictures, _non_digits)
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
 
 
