@@ -25,25 +25,25 @@ MADE = (1980, 1, 1, 0, 0, 0)  # as if all fonts were: the archive's bytes depend
 
 
 def known_fonts() -> dict[str, tuple[str, str]]:
-    """The version and the SHA-256 of each font, by its name."""
+    """Return the version and the SHA-256 of each font by name."""
     lines = (re.split(r"\s+|@", line) for line in LIST.read_text().splitlines())
     return {name: (version, digest) for digest, name, version in lines}
 
 
 def download_fonts(sources: Iterable[str], destination: Path) -> str:
-    """Put the fonts into the ZIP archive `destination`, each under its name.
+    """Write all fonts to the ZIP archive `destination`, each under its name.
 
     Args:
-        sources: as in `data.sources`; of these, ``npm`` has the fonts, and ``folder:PATH`` where
-            the folder holds the files of the packages, such as ``caveat-latin-400-normal.woff``.
-        destination: appears only once all fonts match their SHA-256.
+        sources: as in `data.sources`, tried in order; of these, ``npm`` has the fonts, and
+            ``folder:PATH`` if it contains files such as ``caveat-latin-400-normal.woff``.
+        destination: written only if all fonts match their SHA-256.
 
     Returns:
         The source that served.
 
     Raises:
-        MnistCnnError: no source served; the message has a line with the reason of each.
-        OSError: `destination` cannot be written.
+        MnistCnnError: if all sources fail; the message gives the reason for each.
+        OSError: if `destination` cannot be written.
     """
     reasons = []
     for source in sources:
@@ -65,7 +65,7 @@ def write_fonts(fonts: dict[str, bytes], destination: Path) -> None:
 
 
 def _fetch(source: str) -> Iterator[tuple[str, bytes]]:
-    """The content of each font, once its sum is right."""
+    """Yield the name and the verified content of each font."""
     if source == "npm":
         found = _from_npm()
     elif source.startswith("folder:"):

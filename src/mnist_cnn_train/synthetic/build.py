@@ -1,4 +1,4 @@
-"""The synthetic images of a training, as MNIST would have them."""
+"""The set of synthetic images for a training, preprocessed as the reader does."""
 
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,17 +22,17 @@ from mnist_cnn_train.synthetic.strokes import Gray, Random
 
 SIZES = (28, 44, 64)  # of a font, in pixels
 
-# Draws one picture, and says what it is.
+# Draws a picture, and returns its label, too.
 Source = Callable[[Random], tuple[Gray, int]]
 
 
 def synthesize(digits: Dataset, archive: Path, counts: Synthesize) -> Dataset:
-    """Draw digits and non-digits, whose label is the place behind those of the ten digits.
+    """Draw digits and non-digits; the label of non-digits is 10.
 
     Args:
-        digits: whose strokes are redrawn, and of which several make one picture.
-        archive: of fonts, as `download_fonts` writes it; may be empty where none are needed.
-        counts: how many of each, and the seed.
+        digits: training digits to redraw and to combine.
+        archive: fonts, as `download_fonts` writes them; may be empty if none are needed.
+        counts: number of images of each kind, and the seed.
 
     Raises:
         MnistCnnError: if there is something to draw, but the classes of `digits` are no digits.
@@ -61,7 +61,7 @@ def synthesize(digits: Dataset, archive: Path, counts: Synthesize) -> Dataset:
 
 
 def _draw(count: int, source: Source, rng: Random) -> Iterator[tuple[Gray, int]]:
-    """`count` images as MNIST's with their labels; what has no ink is drawn again."""
+    """Yield `count` images in MNIST's format with their labels; redraw those without ink."""
     name = getattr(source, "func", source).__name__
     for _ in trange(count, desc=name.strip("_"), unit="image", disable=None):
         image = None
@@ -72,7 +72,7 @@ def _draw(count: int, source: Source, rng: Random) -> Iterator[tuple[Gray, int]]
 
 
 def _non_digits(digits: Dataset, fonts: list[Font], count: int) -> Iterator[tuple[int, Source]]:
-    """How many of the `count` non-digits each source draws."""
+    """Yield each source of non-digits, with its share of `count`."""
     for percent, draw in (
         (38, partial(non_digits.letter, fonts)),
         (5, partial(non_digits.word, fonts)),

@@ -1,4 +1,4 @@
-"""Synthetic digits: of fonts, in forms that MNIST is short of, and MNIST's own drawn again."""
+"""Synthetic digits: from fonts, in shapes that MNIST rarely has, and MNIST's own redrawn."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -29,12 +29,12 @@ ENLARGED = 3  # before an image is thinned, so that its strokes keep their curve
 
 
 def pick(things: Sequence[Thing], rng: Random) -> Thing:
-    """One of `things`, each as likely."""
+    """Choose one of `things` uniformly."""
     return things[int(rng.integers(len(things)))]
 
 
 def write(text: str, font: Font, rng: Random) -> Gray:
-    """`text` in the middle of a white sheet, turned by a few degrees and bent a little."""
+    """Write `text` in the middle of a white sheet, rotated by a few degrees and slightly bent."""
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left, bottom - top
     side = round(1.5 * max(width, height))
@@ -46,7 +46,7 @@ def write(text: str, font: Font, rng: Random) -> Gray:
 
 
 def bend(picture: Gray, amount: float, rng: Random) -> Gray:
-    """`picture` with each pixel moved by about `amount` of its side, neighbors nearly alike.
+    """Distort `picture` elastically, by about `amount` of its side.
 
     Source: P. Simard et al., "Best practices for convolutional neural networks applied to visual
     document analysis", ICDAR 2003.
@@ -62,7 +62,7 @@ def bend(picture: Gray, amount: float, rng: Random) -> Gray:
 
 
 def sketch(lines: Sequence[Line], aspect: float, rng: Random) -> Gray:
-    """`lines` as one of people's tools draws them: of any pen, in a picture of any size."""
+    """Draw `lines` as people's tools do: with various pens, in pictures of various sizes."""
     side = int(rng.choice([28, 28, 28, 36, 48, 64, 100, 140]))
     pen = rng.uniform(1, 1 + 0.13 * side)
     if side < 40 and rng.random() < 0.5:
@@ -72,7 +72,7 @@ def sketch(lines: Sequence[Line], aspect: float, rng: Random) -> Gray:
 
 
 def shrink(picture: Gray, rng: Random) -> Gray:
-    """Reduce some pictures to a few pixels, as icons and old data sets have."""
+    """Reduce some pictures to 10 to 24 pixels, as in thumbnails and older data sets."""
     if rng.random() > 0.2:
         return picture
     height, width = picture.shape

@@ -1,6 +1,6 @@
-"""Pictures that hold no digit, or more than one: what the reader should not read as a digit.
+"""Pictures without a digit, or with more than one, for the network to reject.
 
-None is drawn as one of the pictures that the reader is evaluated on is.
+None is constructed like those that the reader is evaluated on (`evaluation.picture_suite`).
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ SIGNS = "+-=*#%&?!@$()<>{}^~:;/\\ÄÖÜßéñàæøÆŒ€£§¿"
 
 
 def letter(fonts: Sequence[Font], rng: Random) -> Gray:
-    """A letter or a sign of a font."""
+    """Write a letter or a sign in one of `fonts`."""
     alphabet = LETTERS if rng.random() < 0.85 else SIGNS.replace("/", "").replace("\\", "")
     text = pick(alphabet, rng)
     return write(text, pick(fonts, rng), rng)
 
 
 def word(fonts: Sequence[Font], rng: Random) -> Gray:
-    """Two or three digits or letters in a row."""
+    """Write two or three digits or letters in a row."""
     alphabet = "0123456789" if rng.random() < 0.6 else LETTERS
     text = "".join(pick(alphabet, rng) for _ in range(rng.integers(2, 4)))
     return write(text, pick(fonts, rng), rng)
 
 
 def several(images: Sequence[Gray], rng: Random) -> Gray:
-    """Two or three handwritten digits in a row, apart or touching; or one and a part of another."""
+    """Put handwritten digits in a row, apart or touching: two, three, or one and part of one."""
     inks = [_cropped(pick(images, rng)) for _ in range(rng.integers(2, 4))]
     if len(inks) == 2 and rng.random() < 0.4:
         part = max(3, round(rng.uniform(0.4, 0.7) * inks[1].shape[1]))
@@ -61,7 +61,7 @@ def _cropped(image: Gray) -> Gray:
 
 
 def figure(rng: Random) -> Gray:
-    """A figure of straight or bent lines: polygons, crosses, arrows, zigzags, curls, grids."""
+    """Draw polygons, crosses, arrows, zigzags, curls, grids and the like."""
     # Closed outlines are the closest to a 0.
     kinds = 3 * [_polygon] + 2 * [_outline] + OTHERS
     lines = pick(kinds, rng)(rng)
@@ -133,13 +133,13 @@ def _face(rng: Random) -> list[Line]:
 
 
 def _arcs(rng: Random) -> list[Line]:
-    """Bows, waves and hooks that cross each other."""
+    """Draw bows, waves and hooks that cross each other."""
     count = int(rng.integers(2, 6))
     return [smooth(rng.uniform(-1, 1, (rng.integers(3, 6), 2))) for _ in range(count)]
 
 
 def _bars(rng: Random) -> list[Line]:
-    """Parallel lines, level for a minus or an equals sign."""
+    """Draw parallel lines, such as a minus or an equals sign."""
     count = int(rng.integers(1, 5))
     rows = np.linspace(0, rng.uniform(0.4, 1.6), count) if count > 1 else [0.0]
     lines = [np.array([(-1, row), (rng.uniform(0.6, 1.2), row)]) for row in rows]
@@ -150,7 +150,7 @@ OTHERS = [_cross, _arrow, _zigzag, _curl, _grid, _face, _arcs, _bars]
 
 
 def _outline(rng: Random) -> list[Line]:
-    """A closed outline, often symmetrical: hearts, drops, shields, leaves."""
+    """Draw a closed outline, often symmetrical: hearts, drops, shields, leaves."""
     count = int(rng.integers(4, 12))
     radius = rng.uniform(0.35, 1, count)
     outline = _around(count, rng.uniform(0, 2 * np.pi))[:-1] * radius[:, None]
@@ -163,7 +163,7 @@ def _outline(rng: Random) -> list[Line]:
 
 
 def blot(rng: Random) -> Gray:
-    """A filled outline, plain or with a pattern."""
+    """Fill an outline, plainly or with a pattern."""
     [points] = _outline(rng)
     [points] = fit([points], SIDE, rng.uniform(0.05, 0.25), rng.uniform(0.6, 1.4))
     mask = np.zeros((SIDE, SIDE), np.uint8)
@@ -173,7 +173,7 @@ def blot(rng: Random) -> Gray:
 
 
 def texture(rng: Random) -> Gray:
-    """Clouds, grain, or overlapping patches of all shades, which look like a photograph's piece.
+    """Draw clouds, grain, or overlapping patches of all shades, which resemble photographs.
 
     Source of the patches: A. B. Lee, D. Mumford, J. Huang, "Occlusion models for natural images",
     IJCV 41 (2001).
@@ -189,7 +189,7 @@ def texture(rng: Random) -> Gray:
 
 
 def _clouds(rng: Random) -> Gray:
-    """Noise that is coarse and fine by chance."""
+    """Mix coarse and fine noise by chance."""
     values = np.zeros((SIDE, SIDE), np.float32)
     for cells in (3, 6, 12, 24, 48, 96):
         layer = rng.normal(size=(cells, cells)).astype(np.float32) * rng.exponential()
@@ -200,7 +200,7 @@ def _clouds(rng: Random) -> Gray:
 
 
 def scribble(rng: Random) -> Gray:
-    """A line that goes to and fro, or round and round."""
+    """Draw a line that goes to and fro, or round and round."""
     count = int(rng.integers(7, 30))
     if rng.random() < 0.5:
         points = np.cumsum(rng.normal(size=(count, 2)), axis=0)

@@ -1,4 +1,4 @@
-"""Drawings as polylines: from the strokes of an image, and back to an image."""
+"""Polylines: from the strokes of an image, and back to an image."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ NEIGHBORS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1
 
 
 def skeleton(ink: Mask) -> Mask:
-    """The center lines of `ink`, one pixel wide; both ``[height, width]``.
+    """Thin `ink` to center lines of one pixel; both are bool ``[height, width]``.
 
     Source: T. Y. Zhang, C. Y. Suen, "A fast parallel algorithm for thinning digital patterns",
     Communications of the ACM 27 (1984).
@@ -40,7 +40,7 @@ def skeleton(ink: Mask) -> Mask:
 
 
 def trace(lines: Mask) -> list[Line]:
-    """The strokes of a skeleton, each from one end or crossing to the next, in pixels."""
+    """Split a skeleton into strokes, each from one end or crossing to the next, in pixels."""
     links = _links(lines)
     ends = [pixel for pixel in links if len(links[pixel]) != 2]
     strokes = []
@@ -57,7 +57,7 @@ def trace(lines: Mask) -> list[Line]:
 
 
 def _links(lines: Mask) -> dict[tuple[int, int], set[tuple[int, int]]]:
-    """The neighbors of each pixel; those across a corner only where no side leads there."""
+    """Map each pixel to its neighbors; diagonal ones count only if no side leads there."""
     pixels: dict[tuple[int, int], set[tuple[int, int]]] = {
         (row, column): set() for row, column in np.argwhere(lines).tolist()
     }
@@ -71,13 +71,17 @@ def _links(lines: Mask) -> dict[tuple[int, int], set[tuple[int, int]]]:
 
 
 def simplify(stroke: Line, tolerance: float) -> Line:
-    """The polyline of fewest points that is nowhere further than `tolerance` from `stroke`."""
+    """Drop points of `stroke` so that it moves by at most `tolerance` pixels.
+
+    Source: D. Douglas, T. Peucker, "Algorithms for the reduction of the number of points required
+    to represent a digitized line or its caricature", Cartographica 10 (1973).
+    """
     points = cv2.approxPolyDP(stroke.astype(np.float32).reshape(-1, 1, 2), tolerance, closed=False)
     return points.reshape(-1, 2).astype(np.float64)
 
 
 def smooth(points: Line, steps: int = 6) -> Line:
-    """A Catmull-Rom spline through `points`."""
+    """Connect `points` by a Catmull-Rom spline of `steps` points each."""
     if len(points) < 3:
         return points
     before, start, end, after = (
@@ -95,15 +99,15 @@ def smooth(points: Line, steps: int = 6) -> Line:
 
 
 def draw(lines: Sequence[Line], side: int, pen: float, anti_aliased: bool, square: bool) -> Gray:
-    """Dark `lines` on a white square of `side` pixels, by a `pen` so many pixels wide.
+    """Draw dark `lines` on a white square, uint8 ``[side, side]``.
 
     Args:
         lines: in pixels.
-        side: of the picture.
-        pen: at least 1.
-        anti_aliased: with shades of gray along the edges, as from a photograph or a vector program;
-            else black and white, as from a paint program.
-        square: whether the tip of the pen is a square; else it is round.
+        side: of the picture, in pixels.
+        pen: width of the lines, in pixels, at least 1.
+        anti_aliased: whether edges have shades of gray, as in photographs; otherwise all pixels are
+            black or white, as in paint programs.
+        square: whether the tip of the pen is square; otherwise it is round.
     """
     factor = 4 if anti_aliased else 1
     picture = Image.new("L", (factor * side, factor * side), 255)
@@ -119,13 +123,13 @@ def draw(lines: Sequence[Line], side: int, pen: float, anti_aliased: bool, squar
 
 
 def fit(lines: Sequence[Line], side: int, margin: float, aspect: float) -> list[Line]:
-    """`lines` scaled into the middle of a square of `side` pixels.
+    """Scale `lines` into the middle of a square of `side` pixels.
 
     Args:
         lines: of any size.
-        side: in pixels.
+        side: of the square.
         margin: on each side, as a fraction of `side`.
-        aspect: by which the width is scaled, relative to the height.
+        aspect: factor for the width, relative to the height.
     """
     stretched = [line * (aspect, 1) for line in lines]
     points = np.concatenate(stretched)
@@ -135,7 +139,7 @@ def fit(lines: Sequence[Line], side: int, margin: float, aspect: float) -> list[
 
 
 def wobble(lines: Sequence[Line], amount: float, rng: Random) -> list[Line]:
-    """`lines` slanted, turned, and with each point moved by about `amount` of their size."""
+    """Rotate and shear `lines`, and move each point by about `amount` of their size."""
     points = np.concatenate(lines)
     size = float(np.ptp(points, axis=0).max())
     turn, slant = rng.normal(scale=0.12), rng.normal(scale=0.15)
