@@ -188,3 +188,29 @@ def test_help_is_short_and_shows_examples() -> None:
         output = invoke(command, "--help")
         assert f"mnist-cnn {command} " in output
         assert len(output.splitlines()) < 30
+
+
+def test_a_picture_may_come_through_a_pipe(folder: Path) -> None:
+    picture = next(folder.glob("00*.png"))
+    command = [PROGRAM, "predict", "/dev/stdin"]
+    result = subprocess.run(command, input=picture.read_bytes(), capture_output=True, check=True)
+    assert result.stdout.decode().splitlines()[1].split()[0] == picture.stem[-1]
+
+
+def test_two_forms_at_once_are_refused() -> None:
+    result = CliRunner().invoke(commands, ["predict", "--json", "--csv", "a.png"])
+    assert result.exit_code == 2
+    assert "--csv and --json exclude each other" in result.output
+
+
+def test_a_closed_standard_input_is_one_line() -> None:
+    command = f"'{PROGRAM}' predict - <&-"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "mnist-cnn: standard input is closed\n")
+
+
+def test_boxes_for_a_folder_that_does_not_exist_are_refused(folder: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "none/boxes.png"
+    result = run("read", next(folder.glob("00*.png")), "--boxes", boxes, text=True)
+    assert result.stderr == f"mnist-cnn: {boxes}: there is no folder {boxes.parent}\n"
+    assert not boxes.parent.exists()

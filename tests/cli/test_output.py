@@ -14,7 +14,7 @@ BLANK = Prediction(None, 0.0, {}, NO_INK, None, source=NAME)
 BOXED = replace(SEVEN, box=Box(1, 2, 30, 40), line=2)
 
 
-def listed(form: Form, *predictions: Prediction, top: int = 1) -> list[str]:
+def listed(form: Form, *predictions: Prediction, top: int | None = None) -> list[str]:
     listing = Listing(form, top)
     return [line for prediction in predictions for line in listing.lines(prediction)]
 
@@ -46,6 +46,16 @@ def test_json_is_one_object_in_a_line_with_all_probabilities() -> None:
         "warning": None,
     }
     assert (blank["label"], blank["warning"]) == (None, NO_INK)
+
+
+def test_the_number_of_labels_counts_for_json_too() -> None:
+    (line,) = listed("json", SEVEN, top=1)
+    assert json.loads(line)["probabilities"] == {"7": 0.75}
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal() -> None:
+    _, line = listed("table", replace(SEVEN, source="two\nlines\x1b[31m, red \u00e4.png"))
+    assert line.endswith("two\\nlines\\x1b[31m, red \u00e4.png")
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])

@@ -217,3 +217,11 @@ def test_names_stand_for_files_folders_and_patterns_in_order(tmp_path: Path) -> 
     found = load.find_pictures(["-", f"{tmp_path}/none.png", f"{tmp_path}", f"{tmp_path}/*.txt"])
     names = ("none.png", "a.JPG", "b.png", "inner/c.webp", "notes.txt")
     assert list(found) == ["-", *(f"{tmp_path}/{name}" for name in names)]
+
+
+def test_what_macos_adds_and_folders_are_no_pictures_but_unread_formats_are(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.heic", "._a.jpg", "__MACOSX/a.jpg", "d.png/e.pnm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = load.find_pictures([str(tmp_path)])
+    assert [Path(name).name for name in found] == ["a.jfif", "b.heic", "e.pnm"]

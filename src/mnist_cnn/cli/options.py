@@ -25,9 +25,16 @@ def examples(*lines: str) -> str:
 
 def output_format(command: Command) -> Command:
     """Add the options `--json` and `--csv`, which set `form`."""
+
+    def choose(context: click.Context, option: click.Parameter, chosen: bool) -> None:
+        if chosen and context.params.setdefault("form", option.name) != option.name:
+            raise click.UsageError("--csv and --json exclude each other")
+
     for form, words in (("csv", "comma-separated values"), ("json", "one JSON object per line")):
-        option = click.option(f"--{form}", "form", flag_value=form, help=f"Print {words}.")
-        command = option(command)
+        flag = click.option(
+            f"--{form}", is_flag=True, expose_value=False, callback=choose, help=f"Print {words}."
+        )
+        command = flag(command)
     return command
 
 

@@ -16,8 +16,8 @@ Form = Literal["table", "csv", "json"]
 class Listing:
     """Formats one line per prediction, after a header line in the table and CSV forms."""
 
-    def __init__(self, form: Form, top: int = 1) -> None:
-        """List the `top` most likely labels; JSON, one object per line, always has all labels."""
+    def __init__(self, form: Form, top: int | None = None) -> None:
+        """List the `top` most likely labels; by default one, and in JSON all."""
         self._form: Form = form
         self._top = top
         self._begun = False
@@ -25,10 +25,10 @@ class Listing:
     def lines(self, prediction: Prediction) -> Iterator[str]:
         """Yield the lines for the prediction of one picture, or of one box in it."""
         if self._form == "json":
-            yield json.dumps(_content(prediction))
+            yield json.dumps(_content(prediction, self._top))
             return
         write = _as_csv if self._form == "csv" else _as_table
-        row = _row(prediction, self._top)
+        row = _row(prediction, self._top or 1)
         if not self._begun:
             self._begun = True
             yield write({column: column for column in row})
@@ -39,14 +39,17 @@ def _name(prediction: Prediction) -> str:
     return prediction.source or "-"  # the argument that stands for standard input
 
 
-def _content(prediction: Prediction) -> dict[str, object]:
+def _ranked(prediction: Prediction) -> list[tuple[str, float]]:
+    return sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
+
+
+def _content(prediction: Prediction, top: int | None) -> dict[str, object]:
+    listed = prediction.probabilities if top is None else dict(_ranked(prediction)[:top])
     content: dict[str, object] = {
         "picture": _name(prediction),
         "label": prediction.label,
         "probability": round(prediction.probability, DECIMALS),
-        "probabilities": {
-            label: round(value, DECIMALS) for label, value in prediction.probabilities.items()
-        },
+        "probabilities": {label: round(value, DECIMALS) for label, value in listed.items()},
         "warning": prediction.warning,
     }
     if prediction.box:
@@ -55,7 +58,7 @@ def _content(prediction: Prediction) -> dict[str, object]:
 
 
 def _row(prediction: Prediction, top: int) -> dict[str, object]:
-    ranked = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
+    ranked = _ranked(prediction)
     row: dict[str, object] = {}
     for place in range(top):
         label, probability = ranked[place] if place < len(ranked) else ("", None)
@@ -65,6 +68,11 @@ def _row(prediction: Prediction, top: int) -> dict[str, object]:
     if prediction.box:
         row |= {"line": prediction.line, **asdict(prediction.box)}
     return row | {"warning": prediction.warning or "", "picture": _name(prediction)}
+
+
+def escaped(name: str) -> str:
+    """Escape line breaks and other control characters, which a terminal would obey."""
+    return "".join(one if one >= " " and one != "\x7f" else repr(one)[1:-1] for one in name)
 
 
 def _as_csv(row: Mapping[str, object]) -> str:
@@ -77,7 +85,7 @@ def _as_table(row: Mapping[str, object]) -> str:
     cells = []
     for column, value in row.items():
         if column == "picture":
-            cells.append(str(value))  # the last column, so it may have any length
+            cells.append(escaped(str(value)))  # the last column, so it may have any length
         elif column == "warning":
             cells.append(f"{value:20}")
         elif isinstance(value, float):

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 )
 @click.argument("pictures", metavar="PATH...", nargs=-1, required=True, type=PICTURE_PATH)
 @output_format
-@click.option(
-    "--top", type=click.IntRange(1), default=1, help="Show the K most likely labels.", metavar="K"
-)
+@click.option("--top", type=click.IntRange(1), help="Show the K most likely labels.", metavar="K")
 @MODEL
-def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Path | None) -> None:
+def predict(
+    pictures: tuple[str, ...], top: int | None, model: Path | None, form: "Form" = "table"
+) -> None:
     """Read pictures of one digit each.
 
     PATH is a picture, a folder of pictures, a quoted glob pattern, or - for a picture on standard
@@ -41,7 +41,7 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
     from mnist_cnn.reader.recognizer import Recognizer
 
     recognizer = Recognizer(model)
-    listing = Listing(form or "table", min(top, len(recognizer.labels)))
+    listing = Listing(form, top and min(top, len(recognizer.labels)))
     names = list(find_pictures(pictures))
     if not names:
         raise MnistCnnError(f"there are no pictures in {', '.join(pictures)}")
@@ -66,7 +66,7 @@ def predict(pictures: tuple[str, ...], form: "Form | None", top: int, model: Pat
 )
 @output_format
 @MODEL
-def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | None) -> None:
+def read(picture: str, boxes: Path | None, model: Path | None, form: "Form" = "table") -> None:
     """Read a row or page of separate digits.
 
     PATH is a picture, or - for one on standard input.
@@ -84,7 +84,7 @@ def read(picture: str, boxes: Path | None, form: "Form | None", model: Path | No
         from mnist_cnn.reader.annotate import draw_boxes
 
         draw_boxes(given, predictions, boxes)
-    listing = Listing(form or "table")
+    listing = Listing(form)
     for prediction in predictions:
         for line in listing.lines(prediction):
             click.echo(line)
@@ -96,6 +96,8 @@ def _picture(name: str) -> str | bytes:
     """Return the path `name`, or the content of standard input if it is ``-``."""
     from mnist_cnn.imaging.load import MAX_FILE_BYTES
 
+    if name == "-" and sys.stdin is None:
+        raise MnistCnnError("standard input is closed")
     return sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if name == "-" else name
 
 
@@ -105,4 +107,6 @@ def _summary(errors: Sequence["PictureError"], pictures: int) -> str:
 
 
 def _line(error: "PictureError") -> str:
-    return f"{error.source or 'standard input'}: {error.reason}"
+    from mnist_cnn.cli.output import escaped
+
+    return f"{escaped(error.source or 'standard input')}: {error.reason}"

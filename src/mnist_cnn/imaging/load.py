@@ -21,7 +21,11 @@ Gray = npt.NDArray[np.uint8]
 # Other formats are refused before Pillow decodes anything: its EPS decoder runs another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".pgm", ".ppm", ".pbm", ".webp", ".tif", ".tiff"}
+    {
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".dib"),
+        *(".pgm", ".ppm", ".pbm", ".pnm", ".webp", ".tif", ".tiff"),
+        *(".heic", ".heif", ".avif"),  # are not read, but should not be passed over in silence
+    }
 )
 MAX_PIXELS = 50_000_000  # a good camera's; up to 800 MB when decoded and copied
 MAX_FILE_BYTES = 256_000_000
@@ -70,14 +74,18 @@ def find_pictures(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            yield from sorted(
-                str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES
-            )
+            yield from sorted(str(file) for file in path.rglob("*") if _is_picture(file))
         # Path.glob does not accept absolute patterns.
         elif not path.exists() and (matching := sorted(glob(name, recursive=True))):  # noqa: PTH207
             yield from matching
         else:
             yield name
+
+
+def _is_picture(file: Path) -> bool:
+    """Return whether a file in a folder is meant to be a picture, by its name."""
+    added_by_macos = file.name.startswith("._") or "__MACOSX" in file.parts
+    return file.suffix.lower() in SUFFIXES and not added_by_macos and not file.is_dir()
 
 
 def load_gray(picture: Picture) -> Gray:
@@ -117,7 +125,10 @@ def load_reduced(picture: Picture) -> tuple[Gray, float]:
 def _read(path: Path) -> tuple[Gray, float]:
     try:
         with path.open("rb") as file:
-            return _decode(file, path.stat().st_size)
+            if path.is_file():
+                return _decode(file, path.stat().st_size)
+            content = file.read(MAX_FILE_BYTES + 1)  # a pipe has no size, and is read only once
+        return _decode(io.BytesIO(content), len(content))
     except OSError as error:
         raise PictureError(error.strerror or one_line(error)) from None
 

@@ -20,12 +20,15 @@ def draw_boxes(picture: str | bytes, predictions: Sequence[Prediction], path: Pa
     Boxes are green, or red if there is a warning.
 
     Raises:
-        MnistCnnError: if the suffix of `path` is not that of a picture format.
+        MnistCnnError: if the suffix of `path` is not that of a picture format, or its folder does
+            not exist.
         OSError: if `path` cannot be written.
     """
     form = Image.registered_extensions().get(path.suffix.lower())
     if form not in Image.SAVE:
         raise MnistCnnError(f"{path}: give it the ending of a picture, as .png or .jpg")
+    if not path.parent.is_dir():
+        raise MnistCnnError(f"{path}: there is no folder {path.parent}")
     source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     with Image.open(source, formats=FORMATS) as opened:
         drawing = ImageOps.exif_transpose(opened).convert("RGB")
