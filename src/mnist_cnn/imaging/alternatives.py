@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from mnist_cnn.imaging.ink import Mask, Plane, find_ink
+from mnist_cnn.imaging.ink import Plane, find_ink
 from mnist_cnn.imaging.load import Gray
 from mnist_cnn.imaging.normalize import normalize, to_mnist
 from mnist_cnn.imaging.segment import whole
@@ -72,13 +72,8 @@ def _from_above(gray: Gray, corners: Plane) -> Gray:
     total, difference = corners.sum(axis=1), np.diff(corners, axis=1)[:, 0]
     order = [total.argmin(), difference.argmin(), total.argmax(), difference.argmax()]
     quad = corners[order]  # top left, top right, bottom right, bottom left
-    width, height = (
-        max(
-            8,
-            round(float(np.linalg.norm(quad[a] - quad[b]) + np.linalg.norm(quad[c] - quad[d])) / 2),
-        )
-        for a, b, c, d in ((0, 1, 3, 2), (0, 3, 1, 2))
-    )
+    sides = np.linalg.norm(quad - np.roll(quad, -1, axis=0), axis=1)  # top, right, bottom, left
+    width, height = (max(8, round(float(pair.mean()))) for pair in (sides[::2], sides[1::2]))
     target = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
     matrix = cv2.getPerspectiveTransform(quad, target)
     flat = cv2.warpPerspective(gray, matrix, (width, height))
@@ -89,23 +84,22 @@ def _from_above(gray: Gray, corners: Plane) -> Gray:
 
 def _without_lines(ink: Plane) -> Plane | None:
     """Return `ink` without level and upright lines that run through it; None if there are none."""
-    drawn = (ink > 0).astype(np.uint8)
-    rest = ink.copy()
-    found = False
-    for upright in (False, True):
-        side = ink.shape[0] if upright else ink.shape[1]
-        length = max(3, round(MIN_LINE * side))
-        run, across = ((1, length), (3, 1))
-        kernels = [np.ones(shape[::-1] if upright else shape, np.uint8) for shape in (run, across)]
-        # A line that is a little slanted or rough stays whole where it is broadened first.
-        line = cv2.morphologyEx(cv2.dilate(drawn, kernels[1]), cv2.MORPH_OPEN, kernels[0])
-        lines: Mask = cv2.dilate(line, kernels[1]) > 0
-        if not lines.any():
-            continue
-        found = True
-        rest[lines] = 0
-        broad = int(lines.sum(axis=0 if not upright else 1).max()) + 3
-        bridge = np.ones((1, broad) if upright else (broad, 1), np.uint8)
-        mended = cv2.morphologyEx(rest, cv2.MORPH_CLOSE, bridge)
-        rest[lines] = mended[lines]
-    return rest if found else None
+    level = _without_level_lines(ink)
+    rest = ink if level is None else level
+    upright = _without_level_lines(np.ascontiguousarray(rest.T))
+    return level if upright is None else np.ascontiguousarray(upright.T)
+
+
+def _without_level_lines(ink: Plane) -> Plane | None:
+    run = np.ones((1, max(3, round(MIN_LINE * ink.shape[1]))), np.uint8)
+    # Broadened first, a line that is rough or slightly slanted stays in one piece.
+    broadened = cv2.dilate((ink > 0).astype(np.uint8), np.ones((3, 1), np.uint8))
+    lines = cv2.dilate(cv2.morphologyEx(broadened, cv2.MORPH_OPEN, run), np.ones((3, 1), np.uint8))
+    on_line = lines > 0
+    if not on_line.any():
+        return None
+    rest = np.where(on_line, 0, ink).astype(np.float32)
+    # Strokes that cross a line are connected again.
+    thickness = int(cv2.connectedComponentsWithStats(lines)[2][1:, cv2.CC_STAT_HEIGHT].max())
+    bridged = cv2.morphologyEx(rest, cv2.MORPH_CLOSE, np.ones((thickness + 3, 1), np.uint8))
+    return np.where(on_line, bridged, rest).astype(np.float32)
