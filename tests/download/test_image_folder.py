@@ -86,7 +86,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = copy_files(tmp_path_factory.mktemp("own"))
     fill(project.folder / "data/own", pictures=60)
     sizes = {"data.split.train_images": 160, "data.split.validation_images": 32}
-    training = {"train.batch_size": 16, "train.epochs": 6}
+    training = {"train.batch_size": 16, "train.epochs": 6, "synthesize.form_digits": 0}
     project.set(**{**SMALL, **sizes, **training, "export.max_int8_accuracy_drop": 0.2})
     project.run("dvc", "repro")
     return project

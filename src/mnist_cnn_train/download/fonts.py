@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mnist_cnn.core.errors import MnistCnnError, one_line
+from mnist_cnn.core.errors import one_line
 from mnist_cnn.core.files import replacing
-from mnist_cnn_train.download.errors import SourceError
+from mnist_cnn_train.download.attempts import SourceError, try_each
 from mnist_cnn_train.download.npm import pack
 
 # A line for each font: the SHA-256 of its file, and the package with its version.
@@ -45,16 +45,9 @@ def download_fonts(sources: Iterable[str], destination: Path) -> str:
         MnistCnnError: if all sources fail; the message gives the reason for each.
         OSError: if `destination` cannot be written.
     """
-    reasons = []
-    for source in sources:
-        try:
-            fonts = dict(_fetch(source))
-        except SourceError as error:
-            reasons.append(f"{source}: {error}")
-        else:
-            write_fonts(fonts, destination)
-            return source
-    raise MnistCnnError("no source served the fonts:\n  " + "\n  ".join(reasons))
+    return try_each(
+        sources, "the fonts", lambda source: write_fonts(dict(_fetch(source)), destination)
+    )
 
 
 def write_fonts(fonts: dict[str, bytes], destination: Path) -> None:

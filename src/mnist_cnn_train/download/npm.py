@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mnist_cnn.core.errors import one_line
-from mnist_cnn_train.download.errors import SourceError
+from mnist_cnn_train.download.attempts import SourceError
 
 TIMEOUT = 600  # seconds, for some 30 MB
 

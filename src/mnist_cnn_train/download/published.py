@@ -14,16 +14,13 @@ from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn_train.data.catalog import TEST_FILES, TRAINING_FILES
 from mnist_cnn_train.data.idx import parse_idx
+from mnist_cnn_train.download.attempts import SourceError
 
 Values = npt.NDArray[np.uint8 | np.int32]
 NAMES = (*TRAINING_FILES, *TEST_FILES)
 
 # The largest file has 240,000 images of 28 x 28.
 MAX_UNPACKED_BYTES = 200_000_000
-
-
-class UnpackingError(Exception):
-    """Published files do not contain what they should."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,12 @@ def unpack(dataset: PublishedDataset, published: Mapping[str, bytes]) -> dict[st
     """Return the values of the four files, by file name.
 
     Raises:
-        UnpackingError: if a file is damaged or contains something else.
+        SourceError: if a file is damaged or contains something else.
     """
     try:
         return dict(zip(NAMES, dataset.unpack(published), strict=True))
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile, KeyError, MnistCnnError) as error:
-        raise UnpackingError(one_line(error)) from error
+        raise SourceError(one_line(error)) from error
 
 
 def _unzip(packed: bytes, name: str) -> Values:

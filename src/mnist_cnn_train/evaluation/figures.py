@@ -39,7 +39,7 @@ def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
         losses.plot(epochs, history[column], color=color, marker=".", label=label)
     losses.legend(frameon=False)
     rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
-    end = ": no image held out" if math.isnan(rates[-1]) else f", {rates[-1]:.2f} in the end"
+    end = ": no image held out" if math.isnan(rates[-1]) else f", {rates[-1]:.2f} in the last epoch"
     errors.plot(epochs, rates, color=BLUE, marker=".")
     for axes, title in (
         (losses, "Cross-entropy (nats)"),
