@@ -105,7 +105,8 @@ def test_the_pipeline_learns_the_users_own_classes(project: Project) -> None:
         assert properties["dataset"] == "pictures of the user's own"
     picture = project.folder / "new.png"
     draw("ä b", np.random.default_rng(1)).save(picture)
-    assert "ä b" in project.run("mnist-cnn", "predict", "new.png").stdout
+    model = ("--model", "models/mnist_cnn.onnx")
+    assert "ä b" in project.run("mnist-cnn", "predict", "new.png", *model).stdout
 
 
 @pytest.mark.slow
