@@ -226,7 +226,14 @@ def test_a_record_recipe_goes_through_the_whole_pipeline(reproduced: Project) ->
     short = ("-S", "train.epochs=1", "-S", "model.tta_views=5", "-S", "evaluate.min_accuracy=0")
     reproduced.run(*TRAINER, "run", "record", "--name", "deep", *short)
     assert reproduced.run("git", "status", "--porcelain").stdout == ""
+    get = re.search(r"^\tdvc get (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert get
+    released = get[1].replace("--rev reader", "--rev deep").split()  # as `make release` does
+    reproduced.run("dvc", "get", *released)
+    model = sha256(reproduced.folder / "src/mnist_cnn/reader.onnx")
+    reproduced.run("git", "checkout", "--quiet", ".")
     reproduced.run("dvc", "exp", "apply", "deep")
+    assert model == sha256(reproduced.folder / "models/mnist_cnn.onnx")
     assert reproduced.read("metrics/validation.json") == {
         "validation_accuracy": None,
         "validation_loss": None,
