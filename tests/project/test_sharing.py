@@ -88,7 +88,7 @@ def test_a_clone_pulls_from_a_folder_or_s3_and_runs_nothing_and_no_key_is_in_git
     assert_nothing_is_left_to_do(pushing, author)
     use_s3(pushing, server)
     pushing.commit("Share through S3")
-    assert "8 files pushed" in pushing.run("dvc", "push").stdout
+    assert "12 files pushed" in pushing.run("dvc", "push").stdout
     assert SECRET in (pushing.folder / ".dvc/config.local").read_text()
     assert pushing.run("git", "grep", SECRET, "HEAD", check=False).stdout == ""
 

@@ -18,7 +18,9 @@ from mnist_cnn_train.training.loop import DivergedError, Trained, train
 from mnist_cnn_train.training.setup import learning_rate_factor, make_optimizer, select_device
 from mnist_cnn_train.transforms.affine import sample_distortions
 
-BASE = Model(architecture="base", dropout=0.0, normalization="fixed", tta_views=1)
+BASE = Model(
+    architecture="base", not_a_digit=False, dropout=0.0, normalization="fixed", tta_views=1
+)
 
 Run = Callable[..., Trained]
 Sets = tuple[Dataset, Dataset]

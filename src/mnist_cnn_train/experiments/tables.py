@@ -60,7 +60,7 @@ def _accuracy() -> Iterator[Row]:
 
 def _seeds() -> Iterator[Row]:
     yield "recipe", "parameters", "epochs", "seeds", "accuracy", "95 % CI", "NLL", "ECE"
-    for recipe, found in (read_json(READER) | read_json(SEEDS)).items():
+    for recipe, found in (read_json(SEEDS) | {"reader": read_json(READER)["reader"]}).items():
         settings, accuracy = changed(read_yaml(PARAMS), found["changes"]), found["accuracy"]
         network = build(Model.model_validate(settings["model"]))
         yield (
