@@ -18,7 +18,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-NOT_A_DIGIT = "not a digit"  # name of the additional class of synthetic images
+NON_DIGIT = "not a digit"  # name of the additional class of synthetic images
 DESCRIPTION = "dataset.json"  # in the same folder: name and classes of the dataset
 
 

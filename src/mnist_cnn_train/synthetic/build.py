@@ -13,7 +13,7 @@ from tqdm import trange
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn.imaging.normalize import to_mnist
-from mnist_cnn_train.data.catalog import HELD_OUT_FONTS, NOT_A_DIGIT
+from mnist_cnn_train.data.catalog import HELD_OUT_FONTS, NON_DIGIT
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.pipeline.params import Synthesize
 from mnist_cnn_train.synthetic import non_digits
@@ -56,7 +56,7 @@ def synthesize(digits: Dataset, archive: Path, counts: Synthesize) -> Dataset:
     return Dataset(
         np.stack(images) if images else digits.images[:0],
         np.array([label for _, label in drawn], np.int64),
-        (*LABELS, NOT_A_DIGIT),
+        (*LABELS, NON_DIGIT),
     )
 
 
