@@ -367,6 +367,7 @@ def test_the_readmes_first_command_works_in_a_fresh_clone(
     first = clone.run("make", "repro").stdout
     assert "pip install" not in first  # set up once
     # The outputs of the others are in git.
-    assert re.findall(r"Running stage '(\w+)'", first) == ["download", "synthesize", "train", "export"]
+    started = re.findall(r"Running stage '(\w+)'", first)
+    assert started == ["download", "synthesize", "train", "export"]
     assert (clone.folder / "models/mnist_cnn.onnx").is_file()
     assert "up to date" in clone.run("make", "repro").stdout
