@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import logsumexp
-from sklearn.datasets import load_digits
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from mnist_cnn.core.mnist import LABELS
 from mnist_cnn.imaging.load import load_gray
@@ -84,6 +82,9 @@ def rejection_scores(logits: npt.NDArray[np.float32]) -> Scores:
 
 def separation(known: Scores, unknown: Scores) -> dict[str, float]:
     """Measure how well scores tell non-digits, `unknown`, from digits, `known`."""
+    # Importing it sets environment variables, so only where it is used.
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     truth = np.repeat([0, 1], [len(known), len(unknown)])
     scores = np.concatenate([known, unknown])
     threshold = np.quantile(known, 1 - FALSE_ALARMS)
@@ -112,6 +113,8 @@ def _accuracy(read: Read, labeled: Mapping[str, Pixels]) -> float:
 
 def _small_digits() -> dict[str, Pixels]:
     """Return scikit-learn's digits, whose 8x8 pixels are from 0 to 16."""
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     pixels = (255 - images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     return {label: _as_seen(pixels[labels == int(label)]) for label in LABELS}
