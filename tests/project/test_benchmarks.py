@@ -6,8 +6,10 @@ from pathlib import Path
 
 import bench
 import example
+import numpy as np
 import profile_training
 import pytest
+import reader_ablation
 import torch
 import usual
 from conftest import REPOSITORY, shell
@@ -44,6 +46,27 @@ def test_unusable_options_are_refused_before_any_work(options: list[str], proble
     assert result.returncode == 2
     assert problem in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_outlier_losses_push_digits_and_non_digits_apart() -> None:
+    sure, flat = torch.tensor([[20.0] + [0.0] * 9]), torch.zeros(1, 10)
+    digit, non_digit = torch.tensor([0]), torch.tensor([10])
+    for loss in (reader_ablation.entropic, reader_ablation.energy):
+        assert loss(sure, digit) < loss(flat, digit)
+        both = torch.cat([sure, flat]), torch.cat([digit, non_digit])
+        swapped = torch.cat([flat, sure]), torch.cat([digit, non_digit])
+        assert loss(*both) < loss(*swapped)
+    uniform = reader_ablation.entropic(flat, non_digit)
+    assert uniform == pytest.approx(np.log(10))  # the least there is, for ten classes
+    # Energies of -20 and -log 10, where at most -23 and at least -5 are asked for.
+    assert reader_ablation.energy(*both) == pytest.approx(0.1 * 3**2 / 2, rel=1e-3)
+
+
+def test_scores_without_an_eleventh_output_are_higher_for_what_is_no_digit() -> None:
+    logits = np.array([[20.0] + [0.0] * 9, [2.0] + [0.0] * 9], np.float32)
+    for score in (reader_ablation.odds_of_the_rest, reader_ablation.free_energy):
+        digit, doubtful = score(logits)
+        assert digit < doubtful
 
 
 def test_a_baseline_has_the_first_epoch_whose_mean_reaches_the_goal() -> None:

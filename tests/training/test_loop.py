@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.optim import SGD, AdamW
 
 from mnist_cnn.core.errors import MnistCnnError
@@ -65,6 +66,17 @@ def test_two_epochs_learn_to_classify_with_the_same_bits_each_time(run: Run, thr
     assert [entry.epoch for entry in first.log] == [1, 2]
     assert first.log[1].train_loss < first.log[0].train_loss
     assert first.log[1].validation_accuracy > 0.9
+
+
+@pytest.mark.slow
+def test_another_loss_than_cross_entropy_is_trained_on(small_digits: Sets, recipe: Train) -> None:
+    def of_the_wrong_label(logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, (labels + 1) % 10)
+
+    training, validation = small_digits
+    changed = recipe.model_copy(update={"epochs": 2})
+    trained = train(training, validation, BASE, changed, criterion=of_the_wrong_label)
+    assert trained.log[-1].validation_accuracy < 0.05
 
 
 @pytest.mark.slow

@@ -28,6 +28,9 @@ Scores = npt.NDArray[np.float32]
 # From uint8 [n, 28, 28] to logits, float32 [n, 10], or [n, 11] with one for non-digits.
 Read = Callable[[Pixels], npt.NDArray[np.float32]]
 
+# From the same logits to a score, [n], that is higher the less an image looks like a digit.
+Rejection = Callable[[npt.NDArray[np.float32]], Scores]
+
 FALSE_ALARMS = 0.01  # fraction of the test digits that may be flagged
 FONT_SIZES, ANGLES = (24, 80), (-10, 0, 10)
 
@@ -42,14 +45,21 @@ METRICS = (
 )
 
 
-def evaluate_reader(read: Read, digits: Dataset, fonts: Path, count: int = 500) -> dict[str, float]:
+def evaluate_reader(
+    read: Read,
+    digits: Dataset,
+    fonts: Path,
+    count: int = 500,
+    rejection: Rejection | None = None,
+) -> dict[str, float]:
     """Evaluate `read` on synthetic pictures, after the reader's own preprocessing.
 
     Args:
         read: the network.
-        digits: test images, which non-digits are to be told from.
+        digits: images of digits, which non-digits are to be told from.
         fonts: archive of fonts, as `download_fonts` writes it.
         count: pictures of each kind of non-digits.
+        rejection: how to score; by default, `rejection_scores`.
 
     Returns:
         Fractions from 0 to 1: the accuracy on digits of `HELD_OUT_FONTS` and of 8x8 pixels; and
@@ -57,13 +67,14 @@ def evaluate_reader(read: Read, digits: Dataset, fonts: Path, count: int = 500) 
         under the ROC curve (AUROC), and the false positive rate at a true positive rate of 95 %
         (FPR95), with digits as the positive class.
     """
-    known = rejection_scores(read(_as_seen(digits.images)))
+    score = rejection or rejection_scores
+    known = score(read(as_seen(digits.images)))
     found = {
         "held_out_font_accuracy": _accuracy(read, _font_digits(fonts)),
         "digits_8x8_accuracy": _accuracy(read, _small_digits()),
     }
     for kind, images in _non_digits(fonts, count):
-        scores = rejection_scores(read(images))
+        scores = score(read(images))
         found |= {f"{kind}_{name}": value for name, value in separation(known, scores).items()}
     return {name: round(value, 6) for name, value in found.items()}
 
@@ -96,7 +107,7 @@ def separation(known: Scores, unknown: Scores) -> dict[str, float]:
     }
 
 
-def _as_seen(pictures: Iterable[Pixels | Image.Image]) -> Pixels:
+def as_seen(pictures: Iterable[Pixels | Image.Image]) -> Pixels:
     """Preprocess `pictures` as the reader does; those without ink are left out."""
     images = (to_mnist(load_gray(picture)) for picture in pictures)
     return np.stack([image for image in images if image is not None])
@@ -117,12 +128,12 @@ def _small_digits() -> dict[str, Pixels]:
 
     images, labels = load_digits(return_X_y=True)
     pixels = (255 - images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-    return {label: _as_seen(pixels[labels == int(label)]) for label in LABELS}
+    return {label: as_seen(pixels[labels == int(label)]) for label in LABELS}
 
 
 def _font_digits(archive: Path) -> dict[str, Pixels]:
     fonts = [*_held_out(archive), *(Path(path).read_bytes() for path in dejavu_fonts())]
-    return {label: _as_seen(_written(label, fonts)) for label in LABELS}
+    return {label: as_seen(_written(label, fonts)) for label in LABELS}
 
 
 def _held_out(archive: Path) -> list[bytes]:
@@ -151,9 +162,9 @@ def _key(kind: str) -> str:
 def _non_digits(archive: Path, count: int) -> Iterator[tuple[str, Pixels]]:
     """Yield each kind's name, fit for a key, and its images."""
     fonts = _held_out(archive)
-    yield "held_out_letters", _as_seen(_written(UNLIKE_DIGITS, fonts))
-    yield "held_out_letters_like_digits", _as_seen(_written(LIKE_DIGITS, fonts))
+    yield "held_out_letters", as_seen(_written(UNLIKE_DIGITS, fonts))
+    yield "held_out_letters_like_digits", as_seen(_written(LIKE_DIGITS, fonts))
     for kind, draw in NON_DIGIT_KINDS.items():
         if kind != "blank paper":  # which has no ink
             rng = np.random.default_rng(0)
-            yield _key(kind), _as_seen(draw(rng) for _ in range(count))
+            yield _key(kind), as_seen(draw(rng) for _ in range(count))

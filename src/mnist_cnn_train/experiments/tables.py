@@ -12,7 +12,14 @@ from typing import Any
 from mnist_cnn.core.errors import MnistCnnError, exit_on_error
 from mnist_cnn.core.files import read_json, write_bytes
 from mnist_cnn_train.evaluation.reader_suite import KINDS
-from mnist_cnn_train.experiments.paths import ABLATION, PICTURES, READER, ROBUSTNESS, SEEDS
+from mnist_cnn_train.experiments.paths import (
+    ABLATION,
+    PICTURES,
+    READER,
+    READER_ABLATION,
+    ROBUSTNESS,
+    SEEDS,
+)
 from mnist_cnn_train.model.networks import build
 from mnist_cnn_train.pipeline.params import Model, changed, read_yaml
 from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_METRICS, PARAMS, VALIDATION
@@ -112,6 +119,29 @@ def _non_digits() -> Iterator[Row]:
         yield kind.replace("_", " "), *(_spread(one, 1, percent=True) for one in found)
 
 
+def _reader_ablation() -> Iterator[Row]:
+    columns = {
+        "validation digits": "accuracy",
+        "redrawn": "redrawn_accuracy",
+        "of other fonts": "held_out_font_accuracy",
+        "letters": "held_out_letters_flagged",
+        "letters like digits": "held_out_letters_like_digits_flagged",
+        "scribbles": "scribbles_flagged",
+        "shapes": "shapes_flagged",
+        "photographs": "pieces_of_a_photograph_flagged",
+    }
+    yield "recipe", *columns
+    for variant, found in read_json(READER_ABLATION).items():
+        digits = (2 if metric.endswith("accuracy") else 1 for metric in columns.values())
+        yield (
+            variant,
+            *(
+                _spread(found[metric], precision, percent=True)
+                for metric, precision in zip(columns.values(), digits, strict=True)
+            ),
+        )
+
+
 def _robustness() -> Iterator[Row]:
     flagged = ("flagged at severity 1", "flagged at severity 5")
     yield "corruptions", "mean error", "error of the most confident 80 %", *flagged, "ECE"
@@ -139,7 +169,10 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
     return f"{mean:.{digits}f} ± {std:.{digits}f}{' %' if percent else ''}"
 
 
-ALL = (_accuracy, _seeds, _ablation, _reader, _robustness, _pictures, _non_digits)
+ALL = (
+    *(_accuracy, _seeds, _ablation, _reader, _reader_ablation),
+    *(_robustness, _pictures, _non_digits),
+)
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
 
 

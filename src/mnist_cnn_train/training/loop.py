@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import torch
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 Gradients = ThreadedGradients | DistributedGradients
 
+# From logits, float [n, classes], and labels, int64 [n], to the mean loss.
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -61,6 +65,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
     after_epoch: Callable[[EpochLog], None] | None = None,
+    criterion: Criterion | None = None,
 ) -> Trained:
     """Train the network that `model` describes, and return it with averaged weights.
 
@@ -74,6 +79,7 @@ def train(
         checkpoint: saved after each epoch; training resumes from it. One for all processes.
         processes: the process group; each process must call this with the same arguments.
         after_epoch: called after each epoch trained by this call; its exceptions end training.
+        criterion: the loss; by default, cross-entropy with the recipe's label smoothing.
 
     Raises:
         DivergedError: if the loss became infinite or NaN.
@@ -85,10 +91,11 @@ def train(
     state = _initial_state(network, EpochSampler(len(training), recipe, device), recipe)
     _resume(state, checkpoint)
     pixels, labels = _tensors(training, device)
+    smoothed = partial(functional.cross_entropy, label_smoothing=recipe.label_smoothing)
     with _gradients(network, recipe, processes) as gradients, _progress_bar(state) as progress:
         for epoch in range(len(state.log) + 1, recipe.epochs + 1):
             images = epoch_images(pixels, recipe, epoch)
-            loss = _Loss(images, labels, state.sampler, recipe.label_smoothing)
+            loss = _Loss(images, labels, state.sampler, criterion or smoothed)
             losses = _train_epoch(epoch, state, gradients, loss, progress)
             entry = EpochLog(epoch, losses.mean().item(), *_validate(state, validation, device))
             _check_finite(losses, entry)
@@ -156,13 +163,13 @@ class _Loss:
     images: EpochImages
     labels: Tensor
     sampler: EpochSampler
-    label_smoothing: float
+    criterion: Criterion
 
     def __call__(self, network: nn.Module, chosen: Tensor) -> Tensor:
         labels = self.labels[chosen]
         logits = network(self.images.to_input(chosen))
         self.sampler.note(chosen, logits, labels)
-        return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return self.criterion(logits, labels)
 
 
 def _validate(
