@@ -6,10 +6,11 @@ import torch
 
 from mnist_cnn.core.errors import CheckFailedError
 from mnist_cnn.core.files import write_json
+from mnist_cnn_train.data.catalog import MNIST, read_description
 from mnist_cnn_train.data.dataset import read_test_digits
 from mnist_cnn_train.evaluation.corruption_suite import evaluate_corruptions, headline
 from mnist_cnn_train.evaluation.figures import plot_curves, plot_misclassified, plot_reliability
-from mnist_cnn_train.evaluation.metrics import evaluate
+from mnist_cnn_train.evaluation.metrics import MNIST_LABEL_ERRORS, evaluate
 from mnist_cnn_train.evaluation.reader_suite import evaluate_reader
 from mnist_cnn_train.model.networks import build, predict_logits
 from mnist_cnn_train.model.weights import load_weights
@@ -53,6 +54,8 @@ def main() -> None:
     )
 
     metrics = evaluation.metrics()
+    if read_description(RAW_DATA) == MNIST:
+        metrics["accuracy_without_label_errors"] = evaluation.accuracy_without(MNIST_LABEL_ERRORS)
     if params.evaluate.corruption_test_images:
         damaged = digits.take(np.arange(min(params.evaluate.corruption_test_images, len(digits))))
         report = evaluate_corruptions(lambda images: (read_digits(images), None), damaged)

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mnist_cnn_train.evaluation.metrics import (
+    MNIST_LABEL_ERRORS,
     calibration_bins,
     evaluate,
     expected_calibration_error,
@@ -34,6 +35,15 @@ def test_the_interval_is_scipys_to_six_decimals(trials: int) -> None:
         expected = binomtest(successes, trials).proportion_ci(method="wilson")
         assert wilson_interval(successes, trials) == pytest.approx(expected, abs=5e-7)
     assert wilson_interval(trials, trials)[1] == 1
+
+
+def test_images_with_wrong_labels_can_be_left_out(logits: Array, labels: Array) -> None:
+    judged = evaluate(logits, labels, bins=10)
+    wrong = np.flatnonzero(~judged.correct).tolist()
+    kept = len(labels) - 2
+    assert judged.accuracy_without(wrong[:2]) == round(judged.correct.sum() / kept, 6)
+    assert judged.accuracy_without(wrong) == 1
+    assert len(set(MNIST_LABEL_ERRORS)) == 15
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15, 100])

@@ -1,6 +1,6 @@
 """Accuracy with confidence intervals, log-likelihood and calibration."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,14 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from mnist_cnn.core.mnist import LABELS
+
+# Indices of MNIST's test images whose label fewer than three of five people chose.
+# Source: C. G. Northcutt, A. Athalye, J. Mueller, "Pervasive label errors in test sets destabilize
+# machine learning benchmarks", NeurIPS 2021; https://github.com/cleanlab/label-errors.
+MNIST_LABEL_ERRORS = (
+    *(947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937),
+    *(6651, 6783, 8527, 9679, 9729),
+)
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -58,6 +66,10 @@ class Evaluation:
     def accuracy(self) -> float:
         """Fraction of correct predictions, from 0 to 1."""
         return float(self.correct.mean())
+
+    def accuracy_without(self, images: Sequence[int]) -> float:
+        """Return the accuracy without the predictions at some indices, rounded to six decimals."""
+        return round(float(np.delete(self.correct, images).mean()), 6)
 
     def metrics(self) -> dict[str, Any]:
         """Return all metrics, rounded to six decimals, ready for JSON."""
