@@ -93,3 +93,15 @@ def test_other_settings_or_data_have_another_state(small_digits: Sets) -> None:
     paths = [Checkpoint.of(*kind).path for kind in kinds]
     assert len(set(paths)) == 4
     assert Checkpoint.of(*kinds[0]).path == paths[0]
+
+
+def test_a_state_of_a_gpu_is_not_used_without_it(
+    small_digits: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `train.device` auto, the settings are the same."""
+    paths = [Checkpoint.of(["a"], small_digits).path]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for gpu in ("one", "another"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=gpu: name)
+        paths.append(Checkpoint.of(["a"], small_digits).path)
+    assert len(set(paths)) == 3

@@ -47,7 +47,8 @@ class Checkpoint:
         key = hashlib.sha256()
         for module in imported_sources():
             key.update(hashlib.sha256(module.read_bytes()).digest())
-        machine = (torch.__version__, torch.backends.cpu.get_cpu_capability())
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+        machine = (torch.__version__, torch.backends.cpu.get_cpu_capability(), gpu)
         for text in (*machine, *settings):
             key.update(hashlib.sha256(text.encode()).digest())
         for digits in data:
