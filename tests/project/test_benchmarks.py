@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bench
 import example
+import gpu
 import numpy as np
 import profile_training
 import pytest
@@ -140,3 +141,22 @@ def test_the_profile_finds_every_operation_that_it_lists(
     found = profile_training.measure()
     assert sum(operation.share for operation in found) == pytest.approx(1)
     assert all(0 < operation.share < 1 for operation in found)
+
+
+@pytest.mark.slow
+def test_each_training_on_a_gpu_starts_from_the_new_weights_of_its_seed(
+    small_digits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    training, validation = small_digits
+    trainer = gpu.Trainer(gpu.Recipe(3, 50), gpu.Execution(), training, device)
+
+    def weights(seed: int) -> list[torch.Tensor]:
+        trainer.train(seed)
+        return [value.clone() for value in trainer.network.state_dict().values()]
+
+    first, other, again = weights(1), weights(2), weights(1)
+    torch.testing.assert_close(first, again)
+    assert not torch.allclose(first[0], other[0])
+    assert trainer.accuracy(validation) > 0.9
