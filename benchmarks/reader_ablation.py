@@ -37,7 +37,7 @@ from mnist_cnn_train.synthetic.build import synthesize
 from mnist_cnn_train.synthetic.digits import redrawn
 from mnist_cnn_train.training.loop import Criterion, train
 
-EPOCHS = 10
+EPOCHS = 6
 FONTS = CHECKPOINTS / "fonts.zip"
 CLASSES = len(LABELS)
 DIGITS = 2_000  # validation images to tell non-digits from; and as many redrawn ones

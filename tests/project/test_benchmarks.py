@@ -8,6 +8,7 @@ import bench
 import example
 import gpu
 import numpy as np
+import pareto
 import profile_training
 import pytest
 import reader_ablation
@@ -68,6 +69,20 @@ def test_scores_without_an_eleventh_output_are_higher_for_what_is_no_digit() -> 
     for score in (reader_ablation.odds_of_the_rest, reader_ablation.free_energy):
         digit, doubtful = score(logits)
         assert digit < doubtful
+
+
+def test_networks_of_a_size_have_at_most_its_parameters() -> None:
+    for limit, kinds in pareto.NETWORKS.items():
+        for kind in kinds:
+            assert pareto.Networks(kind, 2).parameters_each <= limit
+
+
+def test_networks_side_by_side_are_independent() -> None:
+    networks = pareto.Networks("2p d4 mean", 3)
+    images = torch.rand(5, 1, 28, 28).expand(-1, 3, -1, -1).contiguous().requires_grad_()
+    networks(images)[1].square().sum().backward()
+    assert images.grad is not None
+    assert [bool(images.grad[:, seed].any()) for seed in range(3)] == [False, True, False]
 
 
 def test_a_baseline_has_the_first_epoch_whose_mean_reaches_the_goal() -> None:

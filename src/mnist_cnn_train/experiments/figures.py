@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_figure
 
@@ -45,5 +46,40 @@ def plot_seeds(results: Mapping[str, Any], path: Path) -> None:
         loc="left",
         fontsize="medium",
     )
+    hide_spines(axes)
+    save_figure(figure, path)
+
+
+def plot_pareto(sizes: Mapping[str, Any], path: Path) -> None:
+    """Plot test accuracy by number of parameters: each seed, and the means.
+
+    `sizes` are the networks that `benchmarks/pareto.py` reports, by their limit of parameters.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    parameters = [found["parameters"] for found in sizes.values()]
+    for count, found in zip(parameters, sizes.values(), strict=True):
+        errors = [100 * (1 - value) for value in found["accuracy"]["seeds"].values()]
+        axes.scatter([count] * len(errors), errors, s=18, color=GRAY, alpha=0.5, linewidths=0)
+    means = [100 * (1 - found["accuracy"]["mean"]) for found in sizes.values()]
+    axes.plot(parameters, means, "o-", color=BLUE)
+    for count, mean in zip(parameters, means, strict=True):
+        axes.annotate(
+            f"{100 - mean:.2f} %",
+            (count, mean),
+            xytext=(6, 6),
+            textcoords="offset points",
+            color=BLUE,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    sizes_shown, errors_shown = (700, 1_000, 2_000, 5_000, 10_000), (0.4, 0.5, 0.7, 1, 1.5, 2, 3)
+    for axis, ticks in ((axes.xaxis, sizes_shown), (axes.yaxis, errors_shown)):
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel("parameters")
+    axes.set_title("Test error (%): each seed, and the means", loc="left", fontsize="medium")
     hide_spines(axes)
     save_figure(figure, path)

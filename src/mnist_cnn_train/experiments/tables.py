@@ -14,12 +14,15 @@ from mnist_cnn.core.files import read_json, write_bytes
 from mnist_cnn_train.evaluation.reader_suite import KINDS
 from mnist_cnn_train.experiments.paths import (
     ABLATION,
+    GPU,
+    PARETO,
     PICTURES,
     READER,
     READER_ABLATION,
     ROBUSTNESS,
     SEEDS,
 )
+from mnist_cnn_train.experiments.seeds import summarize
 from mnist_cnn_train.model.networks import build
 from mnist_cnn_train.pipeline.params import Model, changed, read_yaml
 from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_METRICS, PARAMS, VALIDATION
@@ -94,6 +97,32 @@ def _ablation() -> Iterator[Row]:
             accuracy,
             _spread(found["validation_loss"], 4),
         )
+
+
+def _pareto() -> Iterator[Row]:
+    yield "at most", "parameters", "network", "validation accuracy", "test accuracy"
+    for limit, found in read_json(PARETO)["sizes"].items():
+        chosen = found["chosen"]
+        yield (
+            f"{int(limit):,}",
+            f"{found['parameters']:,}",
+            f"`{chosen}`",
+            _spread(found["tried"][chosen]["validation_accuracy"], 2, percent=True),
+            _spread(found["accuracy"], 2, percent=True),
+        )
+
+
+def _gpu() -> Iterator[Row]:
+    found = read_json(GPU)
+    yield "machine", "epochs", "batch size", "seconds", "test accuracy"
+    accuracy = summarize(found["accuracy"])
+    yield (
+        found["machine"],
+        f"{found['recipe']['epochs']}",
+        f"{found['recipe']['batch_size']}",
+        _spread(summarize(found["seconds"]), 3),
+        _spread(accuracy, 2, percent=True),
+    )
 
 
 def _reader() -> Iterator[Row]:
@@ -171,7 +200,7 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
 
 
 ALL = (
-    *(_accuracy, _seeds, _ablation, _reader, _reader_ablation),
+    *(_accuracy, _seeds, _ablation, _pareto, _gpu, _reader, _reader_ablation),
     *(_robustness, _pictures, _non_digits),
 )
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
