@@ -1,5 +1,6 @@
 import io
 import pickle
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from time_pipeline import PEAK
 
 from mnist_cnn.imaging import load
+from mnist_cnn.imaging.formats import FORMATS, SUFFIXES
 from mnist_cnn.imaging.load import MAX_PIXELS, MAX_SIDE, PictureError, load_gray
 
 
@@ -37,7 +40,10 @@ def test_every_mode_of_pillow_gives_the_same_gray_levels(mode: str) -> None:
     np.testing.assert_allclose(gray, half_and_half(), rtol=1 / 255)  # YCbCr rounds
 
 
-FORMS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+FORMS = (
+    *("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "PCX", "MPO"),
+    *("JPEG2000", "AVIF"),
+)
 FILES = [encoded(half_and_half().convert("RGB"), form) for form in FORMS]
 
 
@@ -57,6 +63,14 @@ def test_sixteen_bits_are_scaled_rather_than_cut_off() -> None:
         np.testing.assert_array_equal(load_gray(picture), [[0, 128, 255]])
 
 
+@pytest.mark.parametrize("bits", [8, 12])
+def test_fewer_bits_in_sixteen_keep_their_tones(bits: int) -> None:
+    most = 2**bits - 1
+    levels = np.array([[0, most // 2, most]], np.uint16)
+    for picture in (levels, encoded(Image.fromarray(levels))):
+        np.testing.assert_allclose(load_gray(picture), [[0, 127, 255]], atol=1)
+
+
 def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
@@ -71,6 +85,58 @@ def test_transparent_parts_are_white(level: int) -> None:
     image = Image.new("LA", (2, 1), (level, 0))
     image.putpixel((0, 0), (level, 255))
     np.testing.assert_array_equal(load_gray(image), [[0, 255]])
+
+
+def test_a_bitmap_whose_fourth_byte_is_unused_is_opaque() -> None:
+    pixels = np.asarray(half_and_half().convert("RGB"))
+    rows = np.dstack([pixels, np.zeros((4, 8), np.uint8)]).tobytes()
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII4I", 124, 8, -4, 1, 32, 3, len(rows), 0, 0, 0, 0, *masks)
+    header = header.ljust(124, b"\0")
+    content = b"BM" + struct.pack("<IHHI", 138 + len(rows), 0, 0, 138) + header + rows
+    np.testing.assert_array_equal(load_gray(content), half_and_half())
+
+
+def test_a_png_with_large_texts_is_read() -> None:
+    texts = PngInfo()
+    texts.add_text("notes", "a" * 2_000_000, zip=True)
+    np.testing.assert_array_equal(
+        load_gray(encoded(half_and_half(), pnginfo=texts)), half_and_half()
+    )
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_exif_that_cannot_be_parsed_does_not_matter(form: str) -> None:
+    gray = load_gray(encoded(half_and_half().convert("RGB"), form, exif=b"Exif\0\0garbage"))
+    assert gray[:, 0].max() < 5 < 250 < gray[:, 7].min()
+
+
+def test_premultiplied_gray_in_tiff_is_read() -> None:
+    content = encoded(half_and_half().convert("LA"), "TIFF")
+    extra_samples = struct.pack("<HHI", 338, 3, 1)
+    assert content.count(extra_samples) == 1
+    at = content.index(extra_samples) + len(extra_samples)
+    premultiplied = content[:at] + b"\1" + content[at + 1 :]
+    assert Image.open(io.BytesIO(premultiplied)).mode == "La"
+    np.testing.assert_array_equal(load_gray(premultiplied), half_and_half())
+
+
+def test_further_pages_of_a_tiff_are_a_warning() -> None:
+    content = encoded(half_and_half(), "TIFF", save_all=True, append_images=[half_and_half()])
+    assert load.load(content).warning == "has 2 pages; only the first is read"
+    assert load.load(encoded(half_and_half(), "TIFF")).warning is None
+
+
+def test_errors_of_libtiff_are_told_of_their_file_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    noise = Image.effect_noise((60, 60), 50)
+    fax = bytearray(encoded(noise.convert("1"), "TIFF", compression="group4"))
+    fax[60:100] = 40 * b"\xff"
+    assert "may be damaged (Fax4Decode: " in str(load.load(bytes(fax)).warning)
+    deflated = bytearray(encoded(noise, "TIFF", compression="tiff_deflate"))
+    deflated[100:120] = 20 * b"\xff"
+    with pytest.raises(PictureError, match=r"is damaged \(ZIPDecode: "):
+        load_gray(bytes(deflated))
+    assert capfd.readouterr().err == ""
 
 
 def test_of_an_animation_the_first_frame_is_read() -> None:
@@ -131,6 +197,8 @@ def test_something_else_is_a_type_error() -> None:
     [
         (lambda: b"", "is empty"),
         (lambda: b"no picture", "not a picture in a format that is read"),
+        (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "in the format HEIC, which is not read"),
+        (lambda: b"II*\0" + bytes(99), "is damaged, or a kind of TIFF that is not read"),
         (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (lambda: encoded(Image.effect_noise((50, 50), 50))[:1_000], "is damaged"),
         (lambda: encoded(Image.new("1", (20_000, 20_000))), f"{MAX_PIXELS:,} pixels allowed"),
@@ -223,5 +291,22 @@ def test_what_macos_adds_and_folders_are_no_pictures_but_unread_formats_are(tmp_
     for name in ("a.jfif", "b.heic", "._a.jpg", "__MACOSX/a.jpg", "d.png/e.pnm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "scan").write_bytes(encoded(half_and_half()))
     found = load.find_pictures([str(tmp_path)])
-    assert [Path(name).name for name in found] == ["a.jfif", "b.heic", "e.pnm"]
+    assert [Path(name).name for name in found] == ["a.jfif", "b.heic", "e.pnm", "scan"]
+
+
+def test_every_suffix_of_a_format_that_is_read_is_known() -> None:
+    suffixes = {suffix for suffix, form in Image.registered_extensions().items() if form in FORMATS}
+    assert suffixes <= SUFFIXES
+
+
+def test_a_picture_to_draw_on_keeps_its_size_tones_and_colors() -> None:
+    levels = np.array([[0, 2_000, 4_095]], np.uint16)
+    tones = np.asarray(load.load_color(encoded(Image.fromarray(levels))))
+    np.testing.assert_array_equal(tones, [[[0] * 3, [125] * 3, [255] * 3]])
+    red = Image.new("RGBA", (3_000, 2), "red")
+    red.putpixel((0, 0), (0, 0, 0, 0))
+    drawn_on = load.load_color(encoded(red))
+    assert drawn_on.size == (3_000, 2)
+    assert [drawn_on.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)]

@@ -1,36 +1,60 @@
 """Load any picture as gray levels: decoded, upright, on white, and of bounded size."""
 
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from glob import glob
 from os import PathLike, fspath
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from mnist_cnn.core.errors import MnistCnnError, one_line
+from mnist_cnn.imaging.formats import (
+    BEGINNING_LENGTH,
+    FORMATS,
+    SUFFIXES,
+    format_of,
+    libtiff_errors,
+    without_texts,
+)
 
 Picture = str | PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
 Gray = npt.NDArray[np.uint8]
 
-# Other formats are refused before Pillow decodes anything: its EPS decoder runs another program.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
-SUFFIXES = frozenset(
-    {
-        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".dib"),
-        *(".pgm", ".ppm", ".pbm", ".pnm", ".webp", ".tif", ".tiff"),
-        *(".heic", ".heif", ".avif"),  # are not read, but should not be passed over in silence
-    }
-)
 MAX_PIXELS = 50_000_000  # a good camera's; up to 800 MB when decoded and copied
 MAX_FILE_BYTES = 256_000_000
 MAX_SIDE = 2_000  # more pixels do not improve accuracy on a page of handwriting
 FLAT = 8  # a channel with a smaller range of values contains no drawing
+
+Converted = TypeVar("Converted")
+UPRIGHT = {  # by the value of EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Loaded(NamedTuple):
+    """A loaded picture.
+
+    Attributes:
+        gray: gray levels, uint8 ``[height, width]``, 0 is black.
+        reduction: factor by which its sides were reduced, for example 2 for halved sides.
+        warning: what was wrong with the file, or left out of it; None if nothing.
+    """
+
+    gray: Gray
+    reduction: float
+    warning: str | None = None
 
 
 class PictureError(MnistCnnError):
@@ -74,7 +98,7 @@ def find_pictures(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            yield from sorted(str(file) for file in path.rglob("*") if _is_picture(file))
+            yield from sorted(str(file) for file in path.rglob("*") if is_picture(file))
         # Path.glob does not accept absolute patterns.
         elif not path.exists() and (matching := sorted(glob(name, recursive=True))):  # noqa: PTH207
             yield from matching
@@ -82,17 +106,24 @@ def find_pictures(names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def _is_picture(file: Path) -> bool:
-    """Return whether a file in a folder is meant to be a picture, by its name."""
-    added_by_macos = file.name.startswith("._") or "__MACOSX" in file.parts
-    return file.suffix.lower() in SUFFIXES and not added_by_macos and not file.is_dir()
+def is_picture(file: Path) -> bool:
+    """Return whether a file in a folder is meant to be a picture, by its name or its content."""
+    if file.is_dir() or file.name.startswith("._") or "__MACOSX" in file.parts:  # added by macOS
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    if file.name.startswith(".") or not file.is_file():
+        return False
+    with suppress(OSError), file.open("rb") as content:
+        return format_of(content.read(BEGINNING_LENGTH)) not in (None, "PDF")
+    return False
 
 
 def load_gray(picture: Picture) -> Gray:
     """Decode `picture` into gray levels, uint8 ``[height, width]``, 0 is black.
 
     The EXIF orientation is applied. Transparency becomes white, or black if the drawing is white.
-    Only the first frame is used. Pictures longer than `MAX_SIDE` are downscaled to it.
+    Only the first frame or page is used. Pictures longer than `MAX_SIDE` are downscaled to it.
 
     Args:
         picture: a file's path or content; a Pillow image; or an array ``[height, width]``,
@@ -103,56 +134,89 @@ def load_gray(picture: Picture) -> Gray:
         PictureError: if `picture` cannot be read, is not a picture, or is too large.
         TypeError: if `picture` has another type.
     """
-    return load_reduced(picture)[0]
+    return load(picture).gray
 
 
 def load_reduced(picture: Picture) -> tuple[Gray, float]:
     """Load as `load_gray` does; also return the reduction, for example 2 for halved sides."""
+    gray, reduction, _ = load(picture)
+    return gray, reduction
+
+
+def load(picture: Picture) -> Loaded:
+    """Load as `load_gray` does; also return the reduction and a warning."""
+    return _convert(picture, _to_gray)
+
+
+def load_color(picture: Picture) -> Image.Image:
+    """Decode `picture` as `load_gray` does, but into an RGB image of full size, to draw on."""
+    return _convert(picture, _to_color)
+
+
+def _convert(picture: Picture, convert: Callable[[Image.Image], Converted]) -> Converted:
+    """Open `picture` and return what `convert` makes of it."""
     if isinstance(picture, np.ndarray):
-        return _to_gray(_from_array(picture))
+        return convert(_from_array(picture))
     if isinstance(picture, Image.Image):
-        return _to_gray(picture)
+        return convert(picture)
     if isinstance(picture, bytes):
-        return _decode(io.BytesIO(picture), len(picture))
+        return _decode(io.BytesIO(picture), len(picture), convert)
     if isinstance(picture, str | PathLike):
         with naming_source(picture):
-            return _read(Path(picture))
+            return _read(Path(picture), convert)
     raise TypeError(
         f"a picture is a path, bytes, an image of Pillow's or an array, not {type(picture)}"
     )
 
 
-def _read(path: Path) -> tuple[Gray, float]:
+def _read(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
     try:
         with path.open("rb") as file:
             if path.is_file():
-                return _decode(file, path.stat().st_size)
+                return _decode(file, path.stat().st_size, convert)
             content = file.read(MAX_FILE_BYTES + 1)  # a pipe has no size, and is read only once
-        return _decode(io.BytesIO(content), len(content))
+        return _decode(io.BytesIO(content), len(content), convert)
     except OSError as error:
         raise PictureError(error.strerror or one_line(error)) from None
 
 
-def _decode(file: IO[bytes], size: int) -> tuple[Gray, float]:
+def _decode(file: IO[bytes], size: int, convert: Callable[[Image.Image], Converted]) -> Converted:
     if size == 0:
         raise PictureError("is empty")
     if size > MAX_FILE_BYTES:
         raise PictureError(f"has {size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
+    form = format_of(file.read(BEGINNING_LENGTH))
+    file.seek(0)
     try:
-        image = Image.open(file, formats=FORMATS)
+        with _open(file, form) as image:
+            return convert(image)
+    except PictureError:
+        file.seek(0)
+        if form != "PNG" or len(content := file.read()) == len(lean := without_texts(content)):
+            raise
+    with _open(io.BytesIO(lean), form) as image:
+        return convert(image)
+
+
+def _open(file: IO[bytes], form: str | None) -> Image.Image:
+    """Open a file of the format `form`, None for an unknown one, without decoding its pixels."""
+    try:
+        return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise PictureError(
             f"has more than the {MAX_PIXELS:,} pixels allowed; make it smaller"
         ) from None
     except Exception:  # on a damaged header, Pillow's plugins may raise anything
-        raise PictureError(
-            f"is not a picture in a format that is read ({', '.join(FORMATS)})"
-        ) from None
-    with image:
-        return _to_gray(image)
+        if form in FORMATS:
+            reason = f"is damaged, or a kind of {form} that is not read"
+        elif form:
+            reason = f"is in the format {form}, which is not read; convert it to PNG or JPEG"
+        else:
+            reason = f"is not a picture in a format that is read ({', '.join(FORMATS)})"
+        raise PictureError(reason) from None
 
 
-def _to_gray(image: Image.Image) -> tuple[Gray, float]:
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise PictureError(
@@ -161,44 +225,115 @@ def _to_gray(image: Image.Image) -> tuple[Gray, float]:
         )
     if not width or not height:
         raise PictureError("has no pixels")
-    try:
-        if image.format == "JPEG":
+
+
+def _to_gray(image: Image.Image) -> Loaded:
+    _check_size(image)
+    longest = max(image.size)
+    with _damage_reported():
+        if image.format in ("JPEG", "MPO"):
             image.draft("L", (MAX_SIDE, MAX_SIDE))  # decodes at a lower resolution if possible
-        gray = _levels(ImageOps.exif_transpose(image))
-    except Exception as error:  # as above, for a damaged body
-        raise PictureError(f"is damaged ({one_line(error)})") from None
+        upright, warning = _upright(image)
+        gray = _levels(upright, max(1, max(upright.size) // MAX_SIDE))
     reduction = max(1.0, max(gray.shape) / MAX_SIDE)
     if reduction > 1:
         rows, columns = (max(1, round(side / reduction)) for side in gray.shape)
         resized = cv2.resize(gray, (columns, rows), interpolation=cv2.INTER_AREA)
         gray = resized.astype(np.uint8)
-    return gray, max(width, height) / max(gray.shape)
+    return Loaded(gray, longest / max(gray.shape), warning)
 
 
-def _levels(image: Image.Image) -> Gray:
-    """Convert a Pillow image of any mode to gray levels."""
-    factor = max(1, max(image.size) // MAX_SIDE)
+def _to_color(image: Image.Image) -> Image.Image:
+    _check_size(image)
+    with _damage_reported():
+        upright, _ = _upright(image)
+        if upright.mode.startswith(("I", "F")):
+            upright = Image.fromarray(_levels(upright, 1))
+        return _on_white(_plain(upright)).convert("RGB")
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Turn whatever Pillow raises on a damaged body into a `PictureError`."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"is damaged ({one_line(error)})") from None
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """Decode the pixels of `image`; return them upright, and a warning."""
+    warning = None
+    if image.format == "TIFF":
+        warning = _load_tiff(image)
+    image.load()
+    orientation = 1
+    with suppress(Exception):  # EXIF that cannot be parsed does not matter
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    is_bitmap = image.format in ("BMP", "DIB")
+    if is_bitmap and image.mode == "RGBA" and not image.getchannel("A").getbbox():
+        image = image.convert("RGB")  # as most programs, which leave the fourth byte unused
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    return image, warning
+
+
+def _load_tiff(image: Image.Image) -> str | None:
+    """Decode the pixels of `image`; return a warning of damage and of further pages."""
+    pages = 1
+    with suppress(Exception):  # a damaged second page does not matter
+        pages = getattr(image, "n_frames", 1)
+    errors: list[str] = []
+    try:
+        with libtiff_errors() as errors:
+            image.load()
+    except Exception as error:
+        raise PictureError(f"is damaged ({one_line(errors[0] if errors else error)})") from None
+    if errors:
+        return f"may be damaged ({one_line(errors[0])})"
+    return f"has {pages} pages; only the first is read" if pages > 1 else None
+
+
+def _levels(image: Image.Image, factor: int) -> Gray:
+    """Convert a Pillow image of any mode to gray levels, with sides reduced by about `factor`."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
-        most = 65_535.0 if values.dtype == np.uint16 else None
-        values = values.astype(np.uint16 if most else np.float32, copy=False)
+        is_unsigned = values.dtype.kind == "u"
+        values = values.astype(np.uint16 if is_unsigned else np.float32, copy=False)
+        most = _most(values) if is_unsigned else None
         if factor > 1:
             size = (max(1, image.width // factor), max(1, image.height // factor))
             values = np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
         return _stretched(values, most)
+    return np.asarray(_on_white(_plain(image).reduce(factor)).convert("L"))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Convert a Pillow image of any mode but those of more than 8 bits to L, RGB or RGBA."""
+    if image.mode == "La":
+        image = image.convert("LA")  # from which alone Pillow converts to others
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    image = image.reduce(factor)
+        return image.convert("RGBA")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Make transparency white, or the drawing black if it is white itself."""
     if image.mode != "RGBA":
-        return np.asarray(image.convert("L"))
+        return image
     white = Image.new("RGBA", image.size, "white")
-    gray = np.asarray(Image.alpha_composite(white, image).convert("L"))
+    seen = Image.alpha_composite(white, image)
     alpha = np.asarray(image.getchannel("A"))
-    if np.ptp(gray) < FLAT <= np.ptp(alpha):  # drawn in white
-        return 255 - alpha
-    return gray
+    if np.ptp(np.asarray(seen.convert("L"))) < FLAT <= np.ptp(alpha):
+        return Image.fromarray(255 - alpha)
+    return seen
+
+
+def _most(values: npt.NDArray[np.uint16]) -> float:
+    """Return the largest value of as many bits, from 8 to 16, as `values` take."""
+    return float(max(255, 2 ** int(values.max()).bit_length() - 1))
 
 
 def _stretched(values: npt.NDArray[np.generic], most: float | None) -> Gray:
@@ -230,7 +365,7 @@ def _from_array(values: npt.NDArray[np.generic]) -> Image.Image:
     elif values.dtype == np.uint8:
         levels = values.astype(np.uint8, copy=False)
     elif values.dtype == np.uint16:
-        levels = _stretched(values, 65_535)
+        levels = _stretched(values, _most(values.astype(np.uint16, copy=False)))
     elif np.issubdtype(values.dtype, np.floating):
         # Comparisons with NaN are false, so test for the valid range.
         if not (float(values.min()) >= 0 and float(values.max()) <= 1):

@@ -17,9 +17,10 @@ from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import find_ink
 from mnist_cnn.imaging.load import (
     Gray,
+    Loaded,
     Picture,
     PictureError,
-    load_gray,
+    load,
     load_reduced,
     naming_source,
     source_of,
@@ -139,11 +140,12 @@ class Recognizer:
         loaded = _load_each(pictures, on_error)
         while batch := list(islice(loaded, BATCH)):
             predictions = self._classify_batch([image for _, _, image in batch])
-            for (source, gray, _), prediction in zip(batch, predictions, strict=True):
+            for (source, found, _), prediction in zip(batch, predictions, strict=True):
                 chosen = prediction
                 if prediction.warning == NO_DIGIT:
-                    chosen = self._look_again(gray, prediction)
-                yield replace(chosen, source=source)
+                    chosen = self._look_again(found.gray, prediction)
+                warnings = filter(None, (chosen.warning, found.warning))
+                yield replace(chosen, source=source, warning="; ".join(warnings) or None)
 
     def _look_again(self, gray: Gray, plain: Prediction) -> Prediction:
         """Return a better prediction than `plain`, which is no digit, or say why there is none."""
@@ -235,14 +237,14 @@ class Recognizer:
 
 def _load_each(
     pictures: Iterable[Picture], on_error: Callable[[PictureError], object] | None
-) -> Iterator[tuple[str | None, Gray, Gray | None]]:
-    """Yield each picture's source, gray levels, and digit in MNIST's format, None without ink."""
+) -> Iterator[tuple[str | None, Loaded, Gray | None]]:
+    """Yield each picture's source, itself, and its digit in MNIST's format, None without ink."""
     for picture in pictures:
         try:
-            gray = load_gray(picture)
+            found = load(picture)
         except PictureError as error:
             if on_error is None:
                 raise
             on_error(error)
         else:
-            yield source_of(picture), gray, to_mnist(gray)
+            yield source_of(picture), found, to_mnist(found.gray)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_cnn.core.errors import MnistCnnError
-from mnist_cnn.imaging.load import SUFFIXES, Gray, PictureError, find_pictures, load_gray
+from mnist_cnn.imaging.load import Gray, PictureError, find_pictures, is_picture, load_gray
 from mnist_cnn.imaging.normalize import to_mnist
 from mnist_cnn_train.data.dataset import Dataset
 from mnist_cnn_train.data.split import stratified_split
@@ -36,7 +36,7 @@ def read_image_folder(folder: Path, test_fraction: float) -> tuple[Dataset, Data
     problems = [
         f"{path} is of no class: move it into the folder of one"
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix.lower() in SUFFIXES
+        if is_picture(path)
     ]
     images: list[Gray] = []
     labels: list[int] = []
