@@ -1,14 +1,13 @@
 """Draw predictions onto their picture."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from mnist_cnn.core.errors import MnistCnnError
 from mnist_cnn.core.files import replacing
-from mnist_cnn.imaging.load import FORMATS
+from mnist_cnn.imaging.load import load_color
 from mnist_cnn.reader.recognizer import Prediction
 
 SURE, DOUBTFUL = "#1a7f37", "#c62828"
@@ -29,9 +28,7 @@ def draw_boxes(picture: str | bytes, predictions: Sequence[Prediction], path: Pa
         raise MnistCnnError(f"{path}: give it the ending of a picture, as .png or .jpg")
     if not path.parent.is_dir():
         raise MnistCnnError(f"{path}: there is no folder {path.parent}")
-    source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
-    with Image.open(source, formats=FORMATS) as opened:
-        drawing = ImageOps.exif_transpose(opened).convert("RGB")
+    drawing = load_color(picture)
     draw = ImageDraw.Draw(drawing)
     line = max(1, max(drawing.size) // 500)
     for prediction in predictions:
