@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from conftest import hear_ctrl_c
+from PIL import Image
 from time_pipeline import PEAK
 
 from mnist_cnn.batch.parts import UNREADABLE
@@ -146,6 +147,21 @@ def test_a_broken_picture_is_a_row_and_no_end(pictures: Path, job: Job) -> None:
     assert found[5]["warning"].startswith(f"{UNREADABLE}is damaged")
     assert found[7]["warning"] == f"{UNREADABLE}is empty"
     assert [place for place, row in enumerate(found) if not row["label"]] == [3, 5, 7]
+
+
+def test_a_picture_of_any_name_is_read_and_a_warning_of_its_file_told(
+    pictures: Path, job: Job, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "a").write_bytes((pictures / "0001.png").read_bytes())
+    with Image.open(folder / "a") as page:
+        page.save(folder / "b.TIF", save_all=True, append_images=[page])
+    job.score(folder)
+    first, second = job.rows()
+    assert (first["path"], second["path"]) == ("a", "b.TIF")
+    assert first["probabilities"] == second["probabilities"] is not None
+    assert (first["warning"], second["warning"]) == (None, "has 2 pages; only the first is read")
 
 
 BYTE = pa.uint8()

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from mnist_cnn.core.errors import MnistCnnError, one_line
 from mnist_cnn.core.mnist import IMAGE_SIZE
-from mnist_cnn.imaging.load import Gray, PictureError, find_pictures, load_gray
+from mnist_cnn.imaging.formats import BEGINNING_LENGTH, format_of
+from mnist_cnn.imaging.load import Gray, PictureError, find_pictures, load
 from mnist_cnn.imaging.normalize import to_mnist
 
 IMAGE_BYTES = IMAGE_SIZE**2
@@ -31,11 +32,8 @@ ROWS = 1_024  # decoded at a time
 # Bytes per column; without it, Arrow reads a row group's whole column at once.
 READ_AHEAD = 1 << 20
 
-# Magic numbers of the formats in `imaging.load`: 784 bytes that start so are a picture, not pixels.
-BEGINNINGS = (
-    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*"),
-    *(b"P%d" % kind for kind in range(1, 7)),
-)
+# What 784 bytes begin with that are a picture, not pixels, and that `format_of` leaves to Pillow.
+SHORT_BEGINNINGS = (b"BM", *(b"P%d" % kind for kind in range(1, 7)))
 KEYS = ("id", "path")  # default key columns, in order of preference
 
 
@@ -48,12 +46,14 @@ class Batch:
         images: uint8 ``[m, 28, 28]``, the m images that have ink.
         inked: bool ``[n]``, true for those images.
         problems: why an image could not be read, by its index, from 0 to n - 1.
+        warnings: what was wrong with a file that could be read, by its index.
     """
 
     keys: pa.Array
     images: npt.NDArray[np.uint8]
     inked: npt.NDArray[np.bool_]
     problems: dict[int, str]
+    warnings: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -341,6 +341,11 @@ def _is_binary(kind: pa.DataType) -> bool:
     return kind in (pa.binary(), pa.large_binary())
 
 
+def _begins_picture(content: bytes) -> bool:
+    """Whether `content`, as long as an image of MNIST's, is an encoded picture."""
+    return content.startswith(SHORT_BEGINNINGS) or format_of(content) is not None
+
+
 def _is_list(kind: pa.DataType) -> bool:
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(test(kind) for test in tests)
@@ -395,8 +400,9 @@ def _all_ready(values: pa.Array) -> npt.NDArray[np.uint8] | None:
         if not pc.all(pc.equal(pc.binary_length(values), IMAGE_BYTES)).as_py():
             return None
         values = values.cast(pa.binary(IMAGE_BYTES))
-        begun = np.flatnonzero(_fixed(values)[:, 0])
-        if any(_fixed(values)[row, :4].tobytes().startswith(BEGINNINGS) for row in begun):
+        beginnings = _fixed(values)[:, :BEGINNING_LENGTH]
+        begun = beginnings[beginnings.any(axis=1)]
+        if any(_begins_picture(beginning.tobytes()) for beginning in begun):
             return None
     if values.type == pa.binary(IMAGE_BYTES):
         pixels = _fixed(values)
@@ -433,18 +439,20 @@ def _content(value: object) -> Content:
             return PictureError(f"has {len(value):,} pixels, not {IMAGE_BYTES}")
     if not isinstance(value, bytes):
         return PictureError("is null")
-    if len(value) == IMAGE_BYTES and not value.startswith(BEGINNINGS):
+    if len(value) == IMAGE_BYTES and not _begins_picture(value):
         return np.frombuffer(value, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
     return value
 
 
 def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
     """Convert `contents` to MNIST's format; record those that fail as problems."""
-    images, problems = [], {}
+    images: list[Gray] = []
+    problems: dict[int, str] = {}
+    warnings: dict[int, str] = {}
     inked = np.zeros(len(keys), np.bool_)
     for place, content in enumerate(contents):
         try:
-            image = _as_mnist(content)
+            image, warning = _as_mnist(content)
         except MemoryError:
             raise  # not the picture's fault
         except PictureError as error:
@@ -452,16 +460,20 @@ def _decoded(keys: pa.Array, contents: Iterable[Content]) -> Batch:
         except Exception as error:  # a bug that one picture triggers must not end the job
             problems[place] = f"{type(error).__name__}: {one_line(error)}"
         else:
+            if warning:
+                warnings[place] = warning
             if image is not None:
                 inked[place] = True
                 images.append(image)
     stacked = np.stack(images) if images else np.empty((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    return Batch(keys, stacked, inked, problems)
+    return Batch(keys, stacked, inked, problems, warnings)
 
 
-def _as_mnist(content: Content) -> Gray | None:
+def _as_mnist(content: Content) -> tuple[Gray | None, str | None]:
+    """Return the image, None without ink; and a warning of its file."""
     if isinstance(content, PictureError):
         raise content
     if isinstance(content, np.ndarray):
-        return content if content.any() else None
-    return to_mnist(load_gray(content))
+        return content if content.any() else None, None
+    found = load(content)
+    return to_mnist(found.gray), found.warning

@@ -105,6 +105,8 @@ def _predictions(recognizer: Recognizer, batch: Batch, key_name: str) -> pa.Reco
         read = recognizer.predict_batch(batch.images)
         likeliest[batch.inked], notes[batch.inked] = read.likeliest, read.warnings
         probabilities = read.probabilities
+    for place, warning in batch.warnings.items():
+        notes[place] = "; ".join(filter(None, (notes[place], warning)))
     offsets = np.zeros(rows + 1, np.int32)
     np.cumsum(batch.inked * labels, out=offsets[1:])
     return pa.RecordBatch.from_arrays(
