@@ -24,6 +24,7 @@ BOX = 20  # the longest side of a digit in MNIST
 # Stroke widths to keep, as fractions of a digit's longest side. In MNIST, 1 % are thinner and 3 %
 # broader.
 MIN_PEN, MAX_PEN = 0.09, 0.23
+MAX_DIGIT = 300  # pixels of the longer side; larger digits are reduced, as broad brushes are slow
 SMALL = 20  # pixels of the longer side, below which strokes are hardly wider than a pixel
 
 # Unsharp mask of enlarged pictures: weight, and standard deviation of the blur in enlarged pixels.
@@ -38,15 +39,12 @@ def normalize(digit: Plane) -> Gray:
     Args:
         digit: ``[height, width]`` from 0 to 1, cropped to the digit.
     """
+    if max(digit.shape) > MAX_DIGIT:
+        digit = _scaled(digit, MAX_DIGIT)
     if max(digit.shape) > 1.5 * BOX:  # otherwise strokes are too few pixels wide to measure
         digit = _usual_pen(digit)
-    height, width = digit.shape
-    longest = max(height, width)
-    scale = BOX / longest
-    size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    if longest != BOX:
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        digit = cast("Plane", cv2.resize(digit, size, interpolation=how))
+    if max(digit.shape) != BOX:
+        digit = _scaled(digit, BOX)
         digit /= digit.max()
     levels = (255 * digit).round().astype(np.uint8)
     height, width = digit.shape
@@ -60,6 +58,15 @@ def normalize(digit: Plane) -> Gray:
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     image[top : top + height, left : left + width] = levels
     return image
+
+
+def _scaled(digit: Plane, longest: int) -> Plane:
+    """Scale `digit` so that its longer side has `longest` pixels."""
+    height, width = digit.shape
+    scale = longest / max(height, width)
+    size = (max(1, round(scale * width)), max(1, round(scale * height)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cast("Plane", cv2.resize(digit, size, interpolation=how))
 
 
 def _usual_pen(digit: Plane) -> Plane:
