@@ -1,3 +1,5 @@
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -79,6 +81,25 @@ def test_a_fine_pen_leaves_as_much_ink_as_in_mnist() -> None:
 def test_a_fine_stroke_that_fills_its_cut_is_broadened_too() -> None:
     ink = normalize(np.ones((200, 4), np.float32)) / 255
     assert ink.sum() > 1.5 * BOX
+
+
+def test_a_pen_of_one_pixel_does_not_fade_in_a_small_picture(holdout_digits: Dataset) -> None:
+    image = Image.new("L", (36, 36), 255)
+    ImageDraw.Draw(image).line([(5, 3), (30, 3), (14, 32)], fill=0)
+    picture = np.asarray(image)
+    faded = to_mnist(picture, medium=0)
+    assert faded is not None
+    assert seen(picture).sum() > 1.2 * faded.sum()
+    for digit in holdout_digits.images[:100]:  # are of the usual size already
+        np.testing.assert_array_equal(to_mnist(digit), to_mnist(digit, medium=0))
+
+
+def test_a_large_blot_is_quick() -> None:
+    paper = Image.new("L", (2_000, 2_000), 255)
+    ImageDraw.Draw(paper).polygon([(1_000, 50), (1_950, 1_950), (50, 1_950)], fill=0)
+    start = time.process_time()
+    assert to_mnist(np.asarray(paper)) is not None
+    assert time.process_time() - start < 3  # some 40 seconds at full size
 
 
 def test_a_broad_pen_leaves_less_ink_than_it_drew(holdout_digits: Dataset) -> None:

@@ -26,6 +26,7 @@ BOX = 20  # the longest side of a digit in MNIST
 MIN_PEN, MAX_PEN = 0.09, 0.23
 MAX_DIGIT = 300  # pixels of the longer side; larger digits are reduced, as broad brushes are slow
 SMALL = 20  # pixels of the longer side, below which strokes are hardly wider than a pixel
+MEDIUM = 40  # pixels of the longer side, below which a pen may be a single pixel
 
 # Unsharp mask of enlarged pictures: weight, and standard deviation of the blur in enlarged pixels.
 # Of validation digits with six stroke widths, in 8 x 8 pixels, 98.0 % are then classified
@@ -110,9 +111,17 @@ def _enlarged(gray: Gray) -> Gray:
     return cast("Gray", sharp.clip(0, 255).round().astype(np.uint8))
 
 
-def to_mnist(gray: Gray) -> Gray | None:
-    """Convert a picture of one digit to MNIST's format, uint8 ``[28, 28]``; None without ink."""
+def to_mnist(gray: Gray, medium: int = MEDIUM) -> Gray | None:
+    """Convert a picture of one digit to MNIST's format, uint8 ``[28, 28]``; None without ink.
+
+    Args:
+        gray: gray levels, uint8 ``[height, width]``.
+        medium: pixels of the longer side, below which a picture is enlarged if its digit would
+            have to be reduced, which would fade the strokes of a fine pen.
+    """
     if max(gray.shape) < SMALL:
         gray = _enlarged(gray)
     digit = whole(find_ink(gray))
+    if digit is not None and max(gray.shape) < medium and max(digit.shape) > BOX:
+        digit = whole(find_ink(_enlarged(gray)))
     return None if digit is None else normalize(digit)
