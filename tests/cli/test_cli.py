@@ -116,6 +116,28 @@ def test_a_name_not_in_utf_8_is_printed(folder: Path, trained_model: Path, tmp_p
     assert str(path) in run("predict", "--csv", "--model", trained_model, path).stdout
 
 
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_a_name_outside_the_terminals_code_page_is_escaped(
+    form: str, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "七.png"
+    path.write_bytes(min(folder.glob("*.png")).read_bytes())
+    result = run("predict", form, path, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\\u4e03.png" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict"], ["read"], ["info"], ["score"], ["predict", "7.png", "--model"]]
+)
+def test_a_name_cannot_break_the_line_of_an_error(arguments: list[str], tmp_path: Path) -> None:
+    rest = ["out"] if arguments == ["score"] else []
+    result = run(*arguments, tmp_path / "a\n\x1b[31m.png", *rest)
+    assert result.returncode == 1
+    assert result.stderr.count("a\\n\\x1b[31m.png") == 1
+    assert "\x1b" not in result.stderr
+
+
 def test_a_page_is_read_and_its_boxes_drawn(trained_model: Path, tmp_path: Path) -> None:
     path, found = tmp_path / "page.png", tmp_path / "found.png"
     page(["31415", "926"])[0].save(path)

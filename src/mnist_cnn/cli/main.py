@@ -3,6 +3,7 @@
 Commands import their dependencies when they run, so that `--help` does not wait for onnxruntime.
 """
 
+import codecs
 import sys
 import warnings
 from io import TextIOWrapper
@@ -29,10 +30,19 @@ for command in (predict, read, score, demo, info):
     commands.add_command(command)
 
 
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Print file names that are not UTF-8 as they are; escape what the encoding lacks."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
 def main() -> None:
     """Run the command line; report errors that a user can fix in one line."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
+        codecs.register_error("escape", _escape)
+        sys.stdout.reconfigure(errors="escape")
     warnings.filterwarnings("ignore", module="PIL")  # damaged files: reported in our own words
     with exit_on_error("mnist-cnn"):
         commands(prog_name="mnist-cnn")

@@ -1,10 +1,13 @@
 """Options and help shared by several commands."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from mnist_cnn.core.errors import MnistCnnError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,13 +41,25 @@ def output_format(command: Command) -> Command:
     return command
 
 
+def escaped(name: str) -> str:
+    """Escape line breaks and other control characters, which a terminal would obey."""
+    return "".join(one if one >= " " and one != "\x7f" else repr(one)[1:-1] for one in name)
+
+
 class Group(click.Group):
-    """Command group that exits with 130 on Ctrl-C, as shells expect; click's own exits with 1."""
+    """Command group that exits with 130 on Ctrl-C, as shells expect; click's own exits with 1.
+
+    Errors are escaped, since file names in them may contain control characters.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except MnistCnnError as error:
+            # Only a message's own further lines are indented.
+            lines = re.split(r"\n(?=  \S)", str(error))
+            raise MnistCnnError("\n".join(map(escaped, lines))) from None
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted", err=True)
             ctx.exit(130)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Literal
 
+from mnist_cnn.cli.options import escaped
 from mnist_cnn.reader.recognizer import Prediction
 
 DECIMALS = 6  # of a probability
@@ -68,11 +69,6 @@ def _row(prediction: Prediction, top: int) -> dict[str, object]:
     if prediction.box:
         row |= {"line": prediction.line, **asdict(prediction.box)}
     return row | {"warning": prediction.warning or "", "picture": _name(prediction)}
-
-
-def escaped(name: str) -> str:
-    """Escape line breaks and other control characters, which a terminal would obey."""
-    return "".join(one if one >= " " and one != "\x7f" else repr(one)[1:-1] for one in name)
 
 
 def _as_csv(row: Mapping[str, object]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnist_cnn.cli.options import MODEL, PICTURE_PATH, examples, output_format
+from mnist_cnn.cli.options import MODEL, PICTURE_PATH, escaped, examples, output_format
 from mnist_cnn.core.errors import MnistCnnError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def read(picture: str, boxes: Path | None, model: Path | None, form: "Form" = "t
         for line in listing.lines(prediction):
             click.echo(line)
     if not predictions:
-        click.echo(f"mnist-cnn: {picture}: no digits were found", err=True)
+        click.echo(f"mnist-cnn: {escaped(picture)}: no digits were found", err=True)
 
 
 def _picture(name: str) -> str | bytes:
@@ -107,6 +107,4 @@ def _summary(errors: Sequence["PictureError"], pictures: int) -> str:
 
 
 def _line(error: "PictureError") -> str:
-    from mnist_cnn.cli.output import escaped
-
     return f"{escaped(error.source or 'standard input')}: {error.reason}"

@@ -17,7 +17,9 @@ SUFFIXES = frozenset(
         *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".dib"),
         *(".pgm", ".ppm", ".pbm", ".pnm", ".pfm", ".webp", ".tif", ".tiff", ".avif", ".avifs"),
         *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ico", ".pcx", ".psd"),
-        *(".heic", ".heif", ".hif", ".jxl"),  # not read, but should not be passed over in silence
+        # Not read, but should not be passed over in silence:
+        *(".heic", ".heif", ".hif", ".jxl", ".tga", ".svg", ".qoi", ".pam", ".xbm", ".icns"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".eps"),
     }
 )
 
