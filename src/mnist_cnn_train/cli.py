@@ -14,6 +14,7 @@ import click
 from mnist_cnn.cli.options import Group, examples
 from mnist_cnn.core.errors import MnistCnnError, exit_on_error
 from mnist_cnn_train.experiments.paths import (
+    FOOLED_FIGURE,
     PICTURES,
     PICTURES_FIGURE,
     RECIPES,
@@ -21,7 +22,7 @@ from mnist_cnn_train.experiments.paths import (
     ROBUSTNESS_FIGURE,
     SEEDS_FIGURE,
 )
-from mnist_cnn_train.pipeline.paths import ACCURACY, RAW_DATA, VALIDATION
+from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_MODEL, RAW_DATA, VALIDATION
 from mnist_cnn_train.pipeline.processor import cap, this_processor
 
 if TYPE_CHECKING:
@@ -222,6 +223,23 @@ def _evaluate_pictures(model: Path | None) -> None:
     write_json(PICTURES, results)
     shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
     plot_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
+
+
+@commands.command()
+def fooled() -> None:
+    """Draw pictures that the pipeline's model misreads, and how the packaged reader reads them.
+
+    Writes docs/images/fooled.png. The pictures are drawn from validation images.
+    """
+    cap()
+    from mnist_cnn.reader.recognizer import Recognizer
+    from mnist_cnn_train.evaluation.fooled import find_fooled
+    from mnist_cnn_train.evaluation.suite_figures import plot_fooled
+    from mnist_cnn_train.export.thresholds import holdout_split
+
+    digits = holdout_split(_validation_digits())
+    found = find_fooled(Recognizer(ONNX_MODEL), Recognizer(), digits, each=3)
+    plot_fooled(found, FOOLED_FIGURE)
 
 
 def _validation_digits() -> "Dataset":

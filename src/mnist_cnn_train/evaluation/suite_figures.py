@@ -12,6 +12,7 @@ from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_fig
 
 if TYPE_CHECKING:
     from mnist_cnn.reader.recognizer import Prediction
+    from mnist_cnn_train.evaluation.fooled import Fooled
 
 
 def plot_pictures(
@@ -36,6 +37,30 @@ def plot_pictures(
             doubt = "?" if prediction.warning else ""
             read = f"{shorten(prediction.label)}{doubt}" if prediction.label else "no ink"
             below.set_title(read, fontsize="small", pad=2, parse_math=False)
+    save_figure(figure, path)
+
+
+def plot_fooled(examples: Mapping[str, Sequence["Fooled"]], path: Path) -> None:
+    """Plot each kind as a column of pictures, with the answers of both networks below.
+
+    A question mark means a warning; wrong answers are gray.
+    """
+    rows = max(map(len, examples.values()))
+    figure = Figure(figsize=(1.5 * len(examples), 1.9 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, len(examples), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for column, (kind, fooled) in zip(grid.T, examples.items(), strict=True):
+        column[0].set_title(kind, fontsize="medium")
+        for axes, one in zip(column, fooled, strict=False):
+            axes.imshow(one.gray, cmap="gray", vmin=0, vmax=255)
+            axes.set(adjustable="datalim", box_aspect=1)
+            for left, role, found in ((0.0, "MNIST", one.plain), (0.55, "reader", one.reader)):
+                doubt = "?" if found.warning else ""
+                correct = bool(doubt) if one.truth is None else found.label == one.truth
+                text = f"{role}: {shorten(found.label or 'no ink')}{doubt}"
+                color, place = BLUE if correct else GRAY, axes.transAxes
+                axes.text(left, -0.14, text, color=color, fontsize="x-small", transform=place)
     save_figure(figure, path)
 
 
