@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from onnx import ModelProto
 
@@ -16,7 +15,7 @@ from mnist_cnn_train.data.catalog import read_description
 from mnist_cnn_train.data.dataset import Dataset, read_test_digits
 from mnist_cnn_train.data.split import load_split
 from mnist_cnn_train.export.graph import describe, export_onnx
-from mnist_cnn_train.export.int8 import check_int8, quantize
+from mnist_cnn_train.export.int8 import check_int8
 from mnist_cnn_train.export.parity import check_parity
 from mnist_cnn_train.export.thresholds import reader_inputs, set_thresholds, threshold_split
 from mnist_cnn_train.model.networks import DigitNetwork, build
@@ -42,13 +41,13 @@ def main() -> None:
     network = build(params.model, classes)
     load_weights(network, WEIGHTS)
     torch.set_num_threads(1)  # the same rounding for any number of cores
-    training, validation = load_split(RAW_DATA, params.data.split)
+    _, validation = load_split(RAW_DATA, params.data.split)
     data = read_description(RAW_DATA)
     # Export only evaluated models: this dependency makes DVC evaluate first.
     accuracy = read_json(ACCURACY)["accuracy"]
     description = describe(network, sha256(WEIGHTS), accuracy, data)
-    model = export_onnx(network, params.export.opset, description, classes)
-    small = quantize(model, training.take(np.arange(params.export.calibration_images)), description)
+    model = export_onnx(network, description, classes)
+    small = export_onnx(network, description, classes, int8=True)
     digits = reader_inputs(threshold_split(validation), data.dataset)
     for exported in (model, small):
         set_thresholds(exported, digits, params.export.max_false_alarm_rate)
@@ -62,7 +61,6 @@ def write_checked(
     with removing_what_fails(ONNX_MODEL, ONNX_INT8_MODEL, ONNX_METRICS):
         parity = check_parity(model, network, test, export.tolerance)
     metrics: dict[str, Any] = {
-        "opset": export.opset,
         "fp32": {
             "bytes": write_model(model, ONNX_MODEL),
             "difference_at_most": parity.difference_at_most,
@@ -73,9 +71,7 @@ def write_checked(
     write_json(ONNX_METRICS, metrics)
     with removing_what_fails(ONNX_INT8_MODEL):
         # On the test images, the only ones that no recipe trains on.
-        accuracy = check_int8(
-            small, model, test, export.int8_tolerance, export.max_int8_accuracy_drop
-        )
+        accuracy = check_int8(small, model, test, export.max_int8_accuracy_drop)
     metrics["int8"] = {"bytes": write_model(small, ONNX_INT8_MODEL), "accuracy": accuracy}
     write_json(ONNX_METRICS, metrics)
     print(f"accuracy {parity.accuracy:.4f} by onnxruntime, {accuracy:.4f} in int8")

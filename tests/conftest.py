@@ -138,7 +138,7 @@ def trained_model(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     params = speed(seed=0, threads=2)
     training, validation = load_split(raw_data, params.data.split)
     network = train(training, None, params.model, params.train).network
-    model = export_onnx(network, params.export.opset, describe(network, "0" * 64, 0.5))
+    model = export_onnx(network, describe(network, "0" * 64, 0.5))
     set_thresholds(
         model, preprocess_images(threshold_split(validation)), params.export.max_false_alarm_rate
     )
@@ -309,9 +309,7 @@ SMALL = {
     "train.unaugmented_epochs": 0,
     "train.batch_size": 20,
     "train.ema_decay": 0.9,
-    "export.calibration_images": 50,
     "export.max_int8_accuracy_drop": 0.1,
-    "export.int8_tolerance": 5.0,
     "evaluate.min_accuracy": 0.3,
 }
 

@@ -27,7 +27,7 @@ def network() -> ReaderCNN:
 
 @pytest.fixture(scope="module")
 def exported(network: ReaderCNN) -> bytes:
-    return export_onnx(network, 18, describe(network, "0" * 64, 0.5)).SerializeToString()
+    return export_onnx(network, describe(network, "0" * 64, 0.5)).SerializeToString()
 
 
 @pytest.fixture

@@ -135,8 +135,7 @@ def test_all_problems_are_told_at_once_each_on_its_line(
             "should be at most 4999, the images that data.split.train_images leaves",
         ),
         (
-            {"train.batch_size": 128, "data.split.train_images": 100}
-            | {"export.calibration_images": 10},
+            {"train.batch_size": 128, "data.split.train_images": 100},
             "should be at most 100, which is data.split.train_images",
         ),
         ({"train.processes": 2}, "should be at most 1, unless train.launcher is torchrun"),
@@ -154,10 +153,6 @@ def test_all_problems_are_told_at_once_each_on_its_line(
             {"train.hard_example_fraction": 0.2, "train.launcher": "torchrun"},
             "should be 1, with train.launcher torchrun, whose processes know only their images' "
             "losses",
-        ),
-        (
-            {"export.calibration_images": 2000, "data.split.train_images": 1000},
-            "should be at most 1000, which is data.split.train_images",
         ),
         (
             {"data.split.train_images": 60_001},
@@ -179,8 +174,7 @@ def test_all_conflicts_are_told_at_once_by_their_keys(content: Content, problems
     launched = {"train.launcher": "torchrun", "train.threads": 2, "model.dropout": 0.1}
     lines = problems(changed(content, {**settings, **launched}))
     assert " ".join(line.split(":")[0] for line in lines) == (
-        "train.unaugmented_epochs train.batch_size export.calibration_images "
-        "train.threads train.threads model.dropout"
+        "train.unaugmented_epochs train.batch_size train.threads train.threads model.dropout"
     )
 
 

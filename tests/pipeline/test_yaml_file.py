@@ -78,14 +78,14 @@ def test_a_scalar_has_the_value_and_the_type_that_dvc_reads(text: str, tmp_path:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("  opset: 2026-01-01", "'2026-01-01'; input should be a valid integer"),
-        ("  <<: {opset: 18}", "{'opset': 18}; unknown key, known here: opset, tolerance"),
+        ("  epochs: 2026-01-01", "'2026-01-01'; input should be a valid integer"),
+        ("  <<: {epochs: 18}", "{'epochs': 18}; unknown key, known here: device, threads"),
     ],
 )
 def test_what_dvc_reads_otherwise_is_refused(line: str, problem: str, tmp_path: Path) -> None:
-    (place,) = (place for place, start in SETTINGS.items() if start == "  opset: ")
+    (place,) = (place for place, start in SETTINGS.items() if start == "  epochs: ")
     path = write_with(line, place, tmp_path)
     with pytest.raises(MnistCnnError) as refusal:
         load_params(path)
-    assert f"export.{line.strip().split(':')[0]}: {problem}" in str(refusal.value)
+    assert f"train.{line.strip().split(':')[0]}: {problem}" in str(refusal.value)
     assert load_yaml(str(path))

@@ -35,7 +35,6 @@ SHORT = {
     "train.unaugmented_epochs": 1,
     "train.batch_size": 50,
     "train.ema_decay": 0.9,
-    "export.calibration_images": 200,
     "export.max_int8_accuracy_drop": 0.05,
     "evaluate.min_accuracy": 0.5,
 }

@@ -11,10 +11,10 @@ from onnx import ModelProto
 from tqdm import tqdm
 
 from mnist_cnn.core.errors import CheckFailedError
+from mnist_cnn.onnxfile.contract import NOT_A_DIGIT, OUTPUTS
 from mnist_cnn.onnxfile.session import open_content, read_logits, run_batches
 from mnist_cnn_train.data.dataset import Dataset
-from mnist_cnn_train.export.graph import Deployable
-from mnist_cnn_train.model.networks import DigitNetwork
+from mnist_cnn_train.model.networks import DigitNetwork, predict_logits
 
 # One image, an odd size, a usual one, and the whole test set at once.
 BATCH_SIZES = (1, 7, 256, 10_000)
@@ -57,6 +57,18 @@ def run_logits(
     return read_logits(open_content(model.SerializeToString(), as_written), images, BATCH_SIZE)
 
 
+def torch_outputs(network: DigitNetwork, digits: Dataset) -> list[npt.NDArray[np.float32]]:
+    """Return what `network` says of n `digits`: logits and probabilities, ``[n, classes]``.
+
+    If it has one logit more than there are classes, also its probability, ``[n]``.
+    """
+    classes = len(digits.names)
+    scores = predict_logits(network, torch.from_numpy(digits.images))
+    logits = scores[:, :classes]
+    found = [logits, logits.softmax(dim=1), *scores.softmax(dim=1)[:, classes:].unbind(dim=1)]
+    return [output.numpy() for output in found]
+
+
 def check_parity(
     model: ModelProto,
     network: DigitNetwork,
@@ -70,15 +82,13 @@ def check_parity(
         CheckFailedError: if a logit or probability differs by more than `tolerance`, or an image
             gets another prediction.
     """
-    deployed = Deployable(network, len(digits.names)).eval()
-    with torch.inference_mode():
-        batches = [deployed(batch) for batch in torch.from_numpy(digits.images).split(1000)]
-    expected = [torch.cat(parts).numpy() for parts in zip(*batches, strict=True)]
+    expected = torch_outputs(network, digits)
     expected_class = expected[0].argmax(axis=1)
     session = open_content(model.SerializeToString())
+    names = [*OUTPUTS, NOT_A_DIGIT][: len(expected)]
     differences, agreements, accuracies = [], [], []
     for size in tqdm(batch_sizes, unit="batch size", desc="parity", disable=None):
-        found = run_batches(session, deployed.output_names, digits.images, size)
+        found = run_batches(session, names, digits.images, size)
         gaps = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
         # Comparisons with NaN are false, so test for the valid range.
         if not max(gaps) <= tolerance:

@@ -163,10 +163,11 @@ class DeepDigitCNN(DigitNetwork):
         ]
 
 
-class _Contrast(nn.Conv2d):
+class Contrast(nn.Conv2d):
     """Convolution with absolute value: responds to an edge whichever side is darker."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the absolute value of what `nn.Conv2d` returns."""
         return super().forward(images).abs()
 
 
@@ -193,7 +194,7 @@ class ReaderCNN(DigitNetwork):
 
     def _layers(self) -> list[nn.Module]:
         return [
-            *(_Contrast(1, 8, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(8)),
+            *(Contrast(1, 8, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(8)),
             *_unbiased(8, 16),
             *_unbiased(16, 16, pool=True),
             *_unbiased(16, 16),

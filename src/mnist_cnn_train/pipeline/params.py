@@ -139,11 +139,8 @@ class Evaluate(Section):
 class Export(Section):
     """Export to ONNX, and the limits that its checks enforce."""
 
-    opset: int = Field(ge=18, le=23)
     tolerance: float = Field(gt=0, le=1)
-    calibration_images: int = Field(ge=1, le=MAX_IMAGES)
     max_int8_accuracy_drop: Fraction
-    int8_tolerance: float = Field(gt=0, le=100)
     max_false_alarm_rate: Fraction
 
 
@@ -184,7 +181,6 @@ def _limits(params: Params) -> Iterator[tuple[str, int, str]]:
     train, data, training = params.train, params.data, params.data.split.train_images
     yield "train.unaugmented_epochs", train.epochs, "which is train.epochs"
     yield "train.batch_size", training, "which is data.split.train_images"
-    yield "export.calibration_images", training, "which is data.split.train_images"
     images = TRAINING_IMAGES.get(data.dataset, MAX_IMAGES)
     yield "data.split.train_images", images, f"which is all that {data.dataset} has"
     if training <= images:
