@@ -106,8 +106,9 @@ release: $(READY) ## train the reader's model, and put it into the package if it
 	dvc get . models/mnist_cnn.onnx --rev reader --out src/mnist_cnn/reader.onnx --force
 
 .PHONY: ablation
-ablation: $(READY) ## measure what each part of the recipe contributes, on the validation images (resumes)
+ablation: $(READY) ## measure what each part of both recipes contributes, on the validation images (resumes)
 	python -m mnist_cnn_train seeds ablation --seeds 3 --jobs $(JOBS)
+	python benchmarks/reader_ablation.py --seeds 3 --jobs $(JOBS)
 
 .PHONY: tables
 tables: $(READY) ## rewrite the tables in README and docs from the files in metrics
