@@ -1,4 +1,5 @@
 import time
+from time import process_time
 
 import cv2
 import numpy as np
@@ -147,6 +148,16 @@ def test_the_loose_bar_of_a_five_belongs_to_it() -> None:
     ((first, second),) = separate(find_ink(np.asarray(image)))
     assert first[0].height > 80
     assert second[0].left > 200
+
+
+def test_a_crowded_page_is_taken_apart_in_a_moment() -> None:
+    gray = np.full((45, 40, 40, 40), 255, np.uint8)
+    gray[:, 8:34, :, 10:14] = 0
+    ink = find_ink(gray.reshape(1_800, 1_600))
+    begun = process_time()
+    lines = separate(ink)
+    assert process_time() - begun < 2  # comparing all pairs takes several times as long
+    assert [len(line) for line in lines] == 45 * [40]
 
 
 def test_dots_and_rules_on_a_page_are_no_digits() -> None:

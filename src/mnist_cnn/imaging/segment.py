@@ -1,7 +1,8 @@
 """Segment ink into digits: connected parts, joined into digits and lines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import cast
 
 import cv2
@@ -12,7 +13,7 @@ from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import Plane
 from mnist_cnn.imaging.load import PictureError
 
-MAX_PARTS = 2_000  # per page; more are noise, and joining them takes quadratic time
+MAX_PARTS = 2_000  # per page; more are noise
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,32 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
 
 def _joined(parts: Sequence[Part], usual: int) -> list[Part]:
     """Join parts above one another within a digit's height, such as the bar of a 5 and the rest."""
+    tallest = 1.4 * usual
     groups: list[Part] = []
+    near: dict[tuple[int, int], list[int]] = {}  # places in `groups`, by the cells of a grid
+
+    def cells(box: Box, above: float = 0) -> Iterator[tuple[int, int]]:
+        rows = range(int((box.top - above) // tallest), int((box.bottom + above) // tallest) + 1)
+        return product(rows, range(box.left // usual, box.right // usual + 1))
+
     for part in sorted(parts, key=lambda part: part.area, reverse=True):
-        for place, other in enumerate(groups):
-            both = Part.of([other, part])
-            shared = part.box.width + other.box.width - both.box.width
-            narrower = min(part.box.width, other.box.width)
-            if shared > 0.5 * narrower and both.box.height < 1.4 * usual:
-                groups[place] = both
+        around = {place for cell in cells(part.box, tallest) for place in near.get(cell, ())}
+        place, joined = len(groups), part
+        for other in sorted(around):
+            if _is_one_digit(groups[other].box, part.box, tallest):
+                place, joined = other, Part.of([groups[other], part])
                 break
-        else:
-            groups.append(part)
+        groups[place : place + 1] = [joined]
+        if joined.box.height < tallest:  # otherwise nothing more fits in
+            for cell in cells(joined.box):
+                near.setdefault(cell, []).append(place)
     return groups
+
+
+def _is_one_digit(box: Box, other: Box, tallest: float) -> bool:
+    shared = min(box.right, other.right) - max(box.left, other.left)
+    height = max(box.bottom, other.bottom) - min(box.top, other.top)
+    return shared > 0.5 * min(box.width, other.width) and height < tallest
 
 
 def _lines(parts: Sequence[Part]) -> list[list[Part]]:
