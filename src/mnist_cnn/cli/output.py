@@ -55,6 +55,8 @@ def _content(prediction: Prediction, top: int | None) -> dict[str, object]:
     }
     if prediction.box:
         content |= {"line": prediction.line, "box": asdict(prediction.box)}
+    if prediction.cell:
+        content |= dict(zip(("row", "column"), prediction.cell, strict=True))
     return content
 
 

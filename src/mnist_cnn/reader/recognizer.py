@@ -15,6 +15,7 @@ from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn.imaging.alternatives import alternatives
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.ink import find_ink
+from mnist_cnn.imaging.lines import without_rules
 from mnist_cnn.imaging.load import (
     Gray,
     Loaded,
@@ -59,6 +60,7 @@ class Prediction:
         image: the network's input, uint8 ``[28, 28]``; None without ink.
         box: location in pixels of the upright picture; None for the whole picture.
         line: number of the line on the page, from 1; None without a box.
+        cell: row and column of its cell, from 1; None if it is in no grid.
         source: path of the picture; None if it was given as bytes, an image or an array.
     """
 
@@ -69,6 +71,7 @@ class Prediction:
     image: Gray | None = field(repr=False)  # also too long
     box: Box | None = None
     line: int | None = None
+    cell: tuple[int, int] | None = None
     source: str | None = None
 
 
@@ -169,24 +172,25 @@ class Recognizer:
         return doubtful is not None and not doubtful.any()
 
     def read(self, picture: Picture) -> list[Prediction]:
-        """Read a row or page of separate digits, in reading order, each with its box.
+        """Read a row or page of digits, in reading order, each with its box.
 
         Raises:
             PictureError: if the picture cannot be used.
         """
         with naming_source(picture):
             gray, reduction = load_reduced(picture)
-            lines = separate(find_ink(gray))
+            rules = without_rules(find_ink(gray))
+            lines = separate(rules.ink)
         placed = [
-            (number, box.scaled(reduction), normalize(digit))
+            (number, rules.cell(*box.middle), box.scaled(reduction), normalize(digit))
             for number, line in enumerate(lines, start=1)
             for box, digit in line
         ]
-        predictions = self.classify(image for _, _, image in placed)
+        predictions = self.classify(image for *_, image in placed)
         source = source_of(picture)
         return [
-            replace(prediction, box=box, line=number, source=source)
-            for (number, box, _), prediction in zip(placed, predictions, strict=True)
+            replace(prediction, box=box, line=number, cell=cell, source=source)
+            for (number, cell, box, _), prediction in zip(placed, predictions, strict=True)
         ]
 
     def classify(self, images: Iterable[Gray | None]) -> Iterator[Prediction]:
