@@ -166,3 +166,23 @@ def test_dots_and_rules_on_a_page_are_no_digits() -> None:
     draw.line([(5, 130), (285, 130)], fill=90, width=3)
     draw.ellipse([260, 20, 266, 26], fill=40)
     assert [len(line) for line in separate(find_ink(load_gray(image)))] == [3]
+
+
+def test_a_small_zero_beside_a_tall_stroke_counts_and_a_blot_does_not() -> None:
+    image = Image.new("L", (300, 140), 255)
+    draw = ImageDraw.Draw(image)
+    draw.line([(60, 20), (60, 120), (90, 120)], fill=0, width=10)
+    draw.ellipse([120, 90, 150, 122], outline=0, width=6)
+    draw.ellipse([200, 92, 224, 118], fill=0)
+    ((tall, small),) = separate(find_ink(np.asarray(image)))
+    assert tall[0].left < small[0].left == pytest.approx(120, abs=3)
+
+
+def test_the_dark_edge_of_the_paper_is_no_digit_and_a_digit_beside_it_is() -> None:
+    image, _ = page(["123"])
+    ImageDraw.Draw(image).rectangle((image.width - 4, 0, image.width, image.height), fill=30)
+    assert [len(line) for line in separate(find_ink(load_gray(image)))] == [3]
+    close = image.crop(
+        (45, 0, image.width, image.height)
+    )  # its first digit meets the picture's edge
+    assert [len(line) for line in separate(find_ink(load_gray(close)))] == [3]

@@ -14,6 +14,7 @@ from mnist_cnn.imaging.ink import Plane
 from mnist_cnn.imaging.load import PictureError
 
 MAX_PARTS = 2_000  # per page; more are noise
+EDGE, MAX_EDGE = 0.9, 0.05  # length and width of the paper's edge, as fractions of the picture's
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
         PictureError: if there are more than `MAX_PARTS`.
     """
     parts, labels = _parts(ink)
+    parts = [part for part in parts if not _is_edge(part.box, ink)]
     if not parts:
         return []
     # The median by area, not by count, since most parts may be dots and crumbs.
@@ -109,9 +111,30 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     digits = [
         part
         for part in _joined(solid, usual)
-        if part.box.height > 0.4 * usual and part.box.width < 4 * usual
+        if part.box.width < 4 * usual
+        and (
+            part.box.height > 0.4 * usual
+            or (part.box.height > 0.25 * usual and _has_hole(_cut(ink, labels, part)))
+        )
     ]
     return [[(part.box, _cut(ink, labels, part)) for part in line] for line in _lines(digits)]
+
+
+def _is_edge(box: Box, ink: Plane) -> bool:
+    """Return whether a mark is the edge of the paper: narrow, and along a side of the picture."""
+    height, width = ink.shape
+    at_side = box.left == 0 or box.right == width
+    at_end = box.top == 0 or box.bottom == height
+    return (at_side and box.height > EDGE * height and box.width < MAX_EDGE * width) or (
+        at_end and box.width > EDGE * width and box.height < MAX_EDGE * height
+    )
+
+
+def _has_hole(digit: Plane) -> bool:
+    """Return whether ink encloses paper, as a small 0 does; dots, commas and dashes do not."""
+    paper = np.pad(digit < 0.5, 1, constant_values=True).astype(np.uint8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(paper, connectivity=4)
+    return bool(np.sort(stats[1:, cv2.CC_STAT_AREA])[:-1].sum() > 0.05 * digit.size)
 
 
 def _joined(parts: Sequence[Part], usual: int) -> list[Part]:
