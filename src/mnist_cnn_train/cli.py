@@ -183,8 +183,8 @@ def evaluate(model: Path | None, suite: bool, images: int | None, validation: bo
     """Evaluate an ONNX file on everyday pictures.
 
     Writes metrics/pictures.json: how often digits, rendered as various kinds of pictures, get the
-    same prediction as the original images, and how many pictures without a digit are flagged. Also
-    writes examples of each kind to metrics/plots/pictures.png.
+    same prediction as the original images, and how many rows of four digits, separate or touching,
+    are read without any error. Also writes examples of each kind to metrics/plots/pictures.png.
 
     With --suite, writes metrics/robustness.json and metrics/plots/robustness.png: accuracy on the
     test images under 33 corruptions at five severities each. This works for any model with the same
@@ -210,6 +210,7 @@ def _evaluate_pictures(model: Path | None) -> None:
         evaluate_pictures,
         examples,
     )
+    from mnist_cnn_train.evaluation.rows import evaluate_rows
     from mnist_cnn_train.evaluation.suite_figures import plot_pictures
     from mnist_cnn_train.export.thresholds import holdout_split
 
@@ -219,6 +220,7 @@ def _evaluate_pictures(model: Path | None) -> None:
         "weights_sha256": DigitModel(path).properties.get("weights_sha256"),
         "images": len(digits),
         "pictures": evaluate_pictures(recognizer, digits),
+        "rows": evaluate_rows(recognizer, digits),
     }
     write_json(PICTURES, results)
     shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
@@ -240,6 +242,33 @@ def fooled() -> None:
     digits = holdout_split(_validation_digits())
     found = find_fooled(Recognizer(ONNX_MODEL), Recognizer(), digits, each=3)
     plot_fooled(found, FOOLED_FIGURE)
+
+
+@commands.command()
+def touching() -> None:
+    """Fit how the reader chooses among the pieces of digits that touch.
+
+    Writes src/mnist_cnn/reader/touching.json, from rows of the validation digits on which the
+    reader's threshold is set; the others are left to evaluate on. Run it after `make release`.
+    """
+    cap()
+    from mnist_cnn.core.files import write_json
+    from mnist_cnn.core.location import DEFAULT_MODEL
+    from mnist_cnn.onnxfile.model import DigitModel
+    from mnist_cnn.reader.touching import WEIGHTS
+    from mnist_cnn_train.evaluation.rows import MIXED, draw_rows
+    from mnist_cnn_train.experiments.touching import ROWS, candidates, fit
+    from mnist_cnn_train.export.thresholds import threshold_split
+
+    model = DigitModel(DEFAULT_MODEL)
+    rows = draw_rows(threshold_split(_validation_digits()), ROWS, MIXED, seed=1)
+    weights = fit(list(candidates(rows, model)), seed=0)
+    content = {
+        "weights_sha256": model.properties.get("weights_sha256"),
+        "log_probability": round(weights.log_probability, 4),
+        "features": weights.features.round(4).tolist(),
+    }
+    write_json(WEIGHTS, content)
 
 
 def _validation_digits() -> "Dataset":

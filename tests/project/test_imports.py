@@ -38,6 +38,7 @@ OF_THE_READER = {
     "synthetic": {"imaging"},
     "evaluation": {"imaging"},
     "export": {"imaging", "onnxfile"},
+    "experiments": {"imaging", "onnxfile", "reader"},
 }
 
 

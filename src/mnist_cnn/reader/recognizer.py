@@ -14,7 +14,7 @@ from mnist_cnn.core.location import DEFAULT_MODEL
 from mnist_cnn.core.mnist import IMAGE_SIZE
 from mnist_cnn.imaging.alternatives import alternatives
 from mnist_cnn.imaging.box import Box
-from mnist_cnn.imaging.ink import find_ink
+from mnist_cnn.imaging.ink import Plane, find_ink
 from mnist_cnn.imaging.lines import without_rules
 from mnist_cnn.imaging.load import (
     Gray,
@@ -31,6 +31,7 @@ from mnist_cnn.imaging.segment import separate
 from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LABELS_KEY
 from mnist_cnn.onnxfile.model import DigitModel
 from mnist_cnn.onnxfile.session import BATCH
+from mnist_cnn.reader.touching import may_be_several, take_apart
 
 NO_INK = "no ink was found"
 NO_DIGIT = "may not be a digit"
@@ -182,9 +183,9 @@ class Recognizer:
             rules = without_rules(find_ink(gray))
             lines = separate(rules.ink)
         placed = [
-            (number, rules.cell(*box.middle), box.scaled(reduction), normalize(digit))
+            (number, rules.cell(*box.middle), box.scaled(reduction), image)
             for number, line in enumerate(lines, start=1)
-            for box, digit in line
+            for box, image in self._digits(line)
         ]
         predictions = self.classify(image for *_, image in placed)
         source = source_of(picture)
@@ -192,6 +193,17 @@ class Recognizer:
             replace(prediction, box=box, line=number, cell=cell, source=source)
             for (number, cell, box, _), prediction in zip(placed, predictions, strict=True)
         ]
+
+    def _digits(self, line: Sequence[tuple[Box, Plane]]) -> Iterator[tuple[Box, Gray]]:
+        """Yield the box and image of each digit of a line, those that touch taken apart."""
+        images = [normalize(ink) for _, ink in line]
+        several = may_be_several([ink for _, ink in line], self._model.run(np.stack(images)))
+        for (box, ink), image, doubtful in zip(line, images, several, strict=True):
+            apart = take_apart(ink, self._model) if doubtful else []
+            if apart:
+                yield from ((piece.moved(box.left, box.top), part) for piece, part in apart)
+            else:
+                yield box, image
 
     def classify(self, images: Iterable[Gray | None]) -> Iterator[Prediction]:
         """Classify images in MNIST's format, uint8 ``[28, 28]``, 0 is paper; None for no ink.

@@ -188,6 +188,12 @@ def _pictures() -> Iterator[Row]:
         yield name, *(_percent(found[rate], 1) for rate in ("agreement", "accuracy", "flagged"))
 
 
+def _rows() -> Iterator[Row]:
+    yield "rows of four digits", "read without any error"
+    for name, rate in read_json(PICTURES)["rows"].items():
+        yield name, _percent(rate, 1)
+
+
 def _percent(rate: float, digits: int) -> str:
     return f"{100 * rate:.{digits}f} %"
 
@@ -201,7 +207,7 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
 
 ALL = (
     *(_accuracy, _seeds, _ablation, _pareto, _gpu, _reader, _reader_ablation),
-    *(_robustness, _pictures, _non_digits),
+    *(_robustness, _pictures, _rows, _non_digits),
 )
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
 
