@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 import termios
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,22 @@ def test_a_page_is_read_and_its_boxes_drawn(trained_model: Path, tmp_path: Path)
     assert {row["picture"] for row in lines} == {str(path)}
     assert int(lines[0]["left"]) < int(lines[1]["left"])
     assert np.ptp(np.asarray(Image.open(found).convert("HSV"))[:, :, 1]) > 100  # colors
+
+
+def test_folders_and_scans_of_several_pages_are_read(trained_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    first, second = (page([text])[0] for text in ("31", "926"))
+    first.save(tmp_path / "in/one.png")
+    first.save(tmp_path / "scan.tif", save_all=True, append_images=[second])
+    (tmp_path / "in/broken.png").write_bytes(b"no picture")
+    given = ("read", "--csv", "--model", trained_model, tmp_path / "in", tmp_path / "scan.tif")
+    result = run(*given, text=True)
+    sources = Counter(row["picture"] for row in rows(result.stdout))
+    one, scan = tmp_path / "in/one.png", tmp_path / "scan.tif"
+    assert sources == {str(one): 2, f"{scan}#page=1": 2, f"{scan}#page=2": 3}
+    assert result.returncode == 1
+    assert "1 of 3 pictures could not be read" in result.stderr
+    assert f"{tmp_path / 'in/broken.png'}: is not a picture" in result.stderr
 
 
 def test_a_page_without_digits_says_so(tmp_path: Path, trained_model: Path) -> None:

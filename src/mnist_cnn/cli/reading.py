@@ -11,8 +11,9 @@ from mnist_cnn.cli.options import MODEL, PICTURE_PATH, escaped, examples, output
 from mnist_cnn.core.errors import MnistCnnError
 
 if TYPE_CHECKING:
-    from mnist_cnn.cli.output import Form
+    from mnist_cnn.cli.output import Form, Listing
     from mnist_cnn.imaging.load import PictureError
+    from mnist_cnn.reader.recognizer import Recognizer
 
 
 @click.command(
@@ -58,38 +59,69 @@ def predict(
 
 
 @click.command(
-    epilog=examples("mnist-cnn read page.jpg", "mnist-cnn read --boxes found.png page.jpg")
+    epilog=examples(
+        "mnist-cnn read page.jpg",
+        "mnist-cnn read --csv pages/ scan.tif",
+        "mnist-cnn read --boxes found.png page.jpg",
+    )
 )
-@click.argument("picture", metavar="PATH", type=PICTURE_PATH)
+@click.argument("pictures", metavar="PATH...", nargs=-1, required=True, type=PICTURE_PATH)
 @click.option(
-    "--boxes", type=click.Path(path_type=Path), help="Write the picture with boxes to this file."
+    "--boxes",
+    type=click.Path(path_type=Path),
+    help="Write the picture, only one, with boxes to this file.",
 )
 @output_format
 @MODEL
-def read(picture: str, boxes: Path | None, model: Path | None, form: "Form" = "table") -> None:
-    """Read a row or page of separate digits.
+def read(
+    pictures: tuple[str, ...], boxes: Path | None, model: Path | None, form: "Form" = "table"
+) -> None:
+    """Read rows or pages of digits.
 
-    PATH is a picture, or - for one on standard input.
+    PATH is a picture, a TIFF of several pages, a folder of pictures, a quoted glob pattern, or -
+    for a picture on standard input. Pictures that cannot be read are listed last and make the exit
+    code 1.
     """
     from mnist_cnn.cli.output import Listing
-    from mnist_cnn.imaging.load import PictureError
+    from mnist_cnn.imaging.load import PictureError, find_pictures
     from mnist_cnn.reader.recognizer import Recognizer
 
-    given = _picture(picture)
-    try:
-        predictions = Recognizer(model).read(given)
-    except PictureError as error:
-        raise MnistCnnError(_line(error)) from None
-    if boxes:
-        from mnist_cnn.reader.annotate import draw_boxes
+    recognizer, listing = Recognizer(model), Listing(form)
+    names = list(find_pictures(pictures))
+    if not names:
+        raise MnistCnnError(f"there are no pictures in {', '.join(pictures)}")
+    if boxes and len(names) > 1:
+        raise click.UsageError("--boxes takes one picture")
+    errors: list[PictureError] = []
+    for name in names:
+        try:
+            _read_pages(name, recognizer, listing, boxes)
+        except PictureError as error:
+            errors.append(error)
+    if errors:
+        raise MnistCnnError(_line(errors[0]) if len(names) == 1 else _summary(errors, len(names)))
 
-        draw_boxes(given, predictions, boxes)
-    listing = Listing(form)
-    for prediction in predictions:
-        for line in listing.lines(prediction):
-            click.echo(line)
-    if not predictions:
-        click.echo(f"mnist-cnn: {escaped(picture)}: no digits were found", err=True)
+
+def _read_pages(
+    name: str, recognizer: "Recognizer", listing: "Listing", boxes: Path | None
+) -> None:
+    """Print the predictions for each page of a file, or of standard input."""
+    from mnist_cnn.imaging.pages import pages
+
+    given = _picture(name)
+    for source, picture in [(name, given)] if isinstance(given, bytes) else pages(given):
+        if boxes and source != name:
+            raise click.UsageError("--boxes takes one page")
+        predictions = recognizer.read(picture, None if name == "-" else source)
+        if boxes:
+            from mnist_cnn.reader.annotate import draw_boxes
+
+            draw_boxes(given, predictions, boxes)
+        for prediction in predictions:
+            for line in listing.lines(prediction):
+                click.echo(line)
+        if not predictions:
+            click.echo(f"mnist-cnn: {escaped(source)}: no digits were found", err=True)
 
 
 def _picture(name: str) -> str | bytes:

@@ -29,7 +29,7 @@ from mnist_cnn.imaging.load import (
 from mnist_cnn.imaging.normalize import normalize, to_mnist
 from mnist_cnn.imaging.segment import separate
 from mnist_cnn.onnxfile.contract import CHECKSUM_KEY, LABELS_KEY
-from mnist_cnn.onnxfile.model import DigitModel
+from mnist_cnn.onnxfile.model import DigitModel, Outputs
 from mnist_cnn.onnxfile.session import BATCH
 from mnist_cnn.reader.touching import may_be_several, take_apart
 
@@ -157,7 +157,9 @@ class Recognizer:
             outputs = self._model.run(np.stack(images))
             sure = self._model.are_surely_digits(outputs, ALTERNATIVE_FACTOR)
             if outputs.not_a_digit is not None and sure.any():
-                return next(self.classify([images[int(outputs.not_a_digit.argmin())]]))
+                best = int(outputs.not_a_digit.argmin())
+                one = self._batch_prediction(outputs)
+                return self._prediction(images[best], *list(one.rows())[best])
         return replace(plain, warning=SEVERAL) if self._holds_several(gray) else plain
 
     def _holds_several(self, gray: Gray) -> bool:
@@ -172,13 +174,18 @@ class Recognizer:
         doubtful = self._model.run(np.stack(digits)).is_doubtful
         return doubtful is not None and not doubtful.any()
 
-    def read(self, picture: Picture) -> list[Prediction]:
+    def read(self, picture: Picture, source: str | None = None) -> list[Prediction]:
         """Read a row or page of digits, in reading order, each with its box.
+
+        Args:
+            picture: the page.
+            source: its name, if it is not the path of a file.
 
         Raises:
             PictureError: if the picture cannot be used.
         """
-        with naming_source(picture):
+        source = source or source_of(picture)
+        with naming_source(picture if source is None else source):
             gray, reduction = load_reduced(picture)
             rules = without_rules(find_ink(gray))
             lines = separate(rules.ink)
@@ -188,7 +195,6 @@ class Recognizer:
             for box, image in self._digits(line)
         ]
         predictions = self.classify(image for *_, image in placed)
-        source = source_of(picture)
         return [
             replace(prediction, box=box, line=number, cell=cell, source=source)
             for (number, cell, box, _), prediction in zip(placed, predictions, strict=True)
@@ -228,14 +234,22 @@ class Recognizer:
             if image is None:
                 yield Prediction(None, 0.0, {}, NO_INK, None)
                 continue
-            likeliest, probabilities, warning = next(read)
-            yield Prediction(
-                label=self.labels[likeliest],
-                probability=float(probabilities[likeliest]),
-                probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
-                warning=warning,
-                image=image,
-            )
+            yield self._prediction(image, *next(read))
+
+    def _prediction(
+        self,
+        image: Gray,
+        likeliest: int,
+        probabilities: npt.NDArray[np.float32],
+        warning: str | None,
+    ) -> Prediction:
+        return Prediction(
+            label=self.labels[likeliest],
+            probability=float(probabilities[likeliest]),
+            probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+            warning=warning,
+            image=image,
+        )
 
     def predict_batch(self, images: npt.NDArray[np.uint8]) -> BatchPrediction:
         """Classify images into arrays, which is faster than `classify` for many images.
@@ -243,9 +257,11 @@ class Recognizer:
         Args:
             images: uint8 ``[n, 28, 28]``, 0 is paper, n at least 1; each must have ink.
         """
-        found = self._model.run(images)
+        return self._batch_prediction(self._model.run(images))
+
+    def _batch_prediction(self, found: Outputs) -> BatchPrediction:
         likeliest = found.probabilities.argmax(axis=1)
-        warnings = np.full(len(images), None, np.object_)
+        warnings = np.full(len(likeliest), None, np.object_)
         warnings[found.probabilities.max(axis=1) < 0.5] = self._unsure
         warnings[found.is_doubtful] = self._no_class
         return BatchPrediction(likeliest, found.probabilities, warnings.tolist())
