@@ -125,9 +125,9 @@ def _is_edge(box: Box, ink: Plane) -> bool:
     height, width = ink.shape
     at_side = box.left == 0 or box.right == width
     at_end = box.top == 0 or box.bottom == height
-    return (at_side and box.height > EDGE * height and box.width < MAX_EDGE * width) or (
-        at_end and box.width > EDGE * width and box.height < MAX_EDGE * height
-    )
+    upright = box.height > EDGE * height and box.width < MAX_EDGE * width
+    level = box.width > EDGE * width and box.height < MAX_EDGE * height
+    return bool((at_side and upright) or (at_end and level))
 
 
 def _has_hole(digit: Plane) -> bool:
