@@ -146,7 +146,7 @@ def test_of_an_animation_the_first_frame_is_read() -> None:
 
 
 def test_a_large_picture_is_reduced_and_says_by_how_much() -> None:
-    gray, reduction = load.load_reduced(Image.new("L", (3 * MAX_SIDE, MAX_SIDE)))
+    gray, reduction, _ = load.load(Image.new("L", (3 * MAX_SIDE, MAX_SIDE)))
     assert max(gray.shape) == MAX_SIDE
     assert reduction == 3
 

@@ -137,15 +137,9 @@ def load_gray(picture: Picture) -> Gray:
     return load(picture).gray
 
 
-def load_reduced(picture: Picture) -> tuple[Gray, float]:
-    """Load as `load_gray` does; also return the reduction, for example 2 for halved sides."""
-    gray, reduction, _ = load(picture)
-    return gray, reduction
-
-
 def load(picture: Picture) -> Loaded:
     """Load as `load_gray` does; also return the reduction and a warning."""
-    return _convert(picture, _to_gray)
+    return _convert(picture, _to_gray if isinstance(picture, Image.Image) else _first_page)
 
 
 def load_color(picture: Picture) -> Image.Image:
@@ -227,6 +221,17 @@ def _check_size(image: Image.Image) -> None:
         raise PictureError("has no pixels")
 
 
+def _first_page(image: Image.Image) -> Loaded:
+    """Convert the first page of a file, and say so if it has more."""
+    loaded, pages = _to_gray(image), 1
+    if image.format == "TIFF":
+        with suppress(Exception):  # a damaged second page does not matter
+            pages = getattr(image, "n_frames", 1)
+    if pages == 1 or loaded.warning:
+        return loaded
+    return loaded._replace(warning=f"has {pages} pages; only the first is read")
+
+
 def _to_gray(image: Image.Image) -> Loaded:
     _check_size(image)
     longest = max(image.size)
@@ -281,19 +286,14 @@ def _upright(image: Image.Image) -> tuple[Image.Image, str | None]:
 
 
 def _load_tiff(image: Image.Image) -> str | None:
-    """Decode the pixels of `image`; return a warning of damage and of further pages."""
-    pages = 1
-    with suppress(Exception):  # a damaged second page does not matter
-        pages = getattr(image, "n_frames", 1)
+    """Decode the pixels of `image`; return a warning of damage."""
     errors: list[str] = []
     try:
         with libtiff_errors() as errors:
             image.load()
     except Exception as error:
         raise PictureError(f"is damaged ({one_line(errors[0] if errors else error)})") from None
-    if errors:
-        return f"may be damaged ({one_line(errors[0])})"
-    return f"has {pages} pages; only the first is read" if pages > 1 else None
+    return f"may be damaged ({one_line(errors[0])})" if errors else None
 
 
 def _levels(image: Image.Image, factor: int) -> Gray:

@@ -6,9 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from mnist_cnn.core.errors import one_line
-from mnist_cnn.imaging.load import FORMATS, Picture, PictureError
-
-TIFF = (".tif", ".tiff")
+from mnist_cnn.imaging.formats import BEGINNING_LENGTH, FORMATS, format_of
+from mnist_cnn.imaging.load import Picture, PictureError
 
 
 def pages(path: str) -> Iterator[tuple[str, Picture]]:
@@ -19,7 +18,7 @@ def pages(path: str) -> Iterator[tuple[str, Picture]]:
     Raises:
         PictureError: if a page of a TIFF cannot be reached.
     """
-    count = _pages_of_tiff(path) if Path(path).suffix.lower() in TIFF else 1
+    count = _pages_of_tiff(Path(path))
     if count == 1:
         yield path, path
         return
@@ -33,9 +32,15 @@ def pages(path: str) -> Iterator[tuple[str, Picture]]:
             yield name, scan
 
 
-def _pages_of_tiff(path: str) -> int:
+def _pages_of_tiff(path: Path) -> int:
+    """Return the number of pages; 1 for other formats, and for what loading it will report."""
     try:
+        if not path.is_file():  # a pipe can be read only once
+            return 1
+        with path.open("rb") as file:
+            if format_of(file.read(BEGINNING_LENGTH)) != "TIFF":
+                return 1
         with Image.open(path, formats=FORMATS) as scan:
             return int(getattr(scan, "n_frames", 1))
-    except Exception:  # as above; loading it will say what is wrong
+    except Exception:  # as above
         return 1

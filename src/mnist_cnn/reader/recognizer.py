@@ -22,7 +22,6 @@ from mnist_cnn.imaging.load import (
     Picture,
     PictureError,
     load,
-    load_reduced,
     naming_source,
     source_of,
 )
@@ -148,8 +147,7 @@ class Recognizer:
                 chosen = prediction
                 if prediction.warning == NO_DIGIT:
                     chosen = self._look_again(found.gray, prediction)
-                warnings = filter(None, (chosen.warning, found.warning))
-                yield replace(chosen, source=source, warning="; ".join(warnings) or None)
+                yield replace(_warned(chosen, found), source=source)
 
     def _look_again(self, gray: Gray, plain: Prediction) -> Prediction:
         """Return a better prediction than `plain`, which is no digit, or say why there is none."""
@@ -186,15 +184,15 @@ class Recognizer:
         """
         source = source or source_of(picture)
         with naming_source(picture if source is None else source):
-            gray, reduction = load_reduced(picture)
-            rules = without_rules(find_ink(gray))
+            found = load(picture)
+            rules = without_rules(find_ink(found.gray))
             lines = separate(rules.ink)
         placed = [
-            (number, rules.cell(*box.middle), box.scaled(reduction), image)
+            (number, rules.cell(*box.middle), box.scaled(found.reduction), image)
             for number, line in enumerate(lines, start=1)
             for box, image in self._digits(line)
         ]
-        predictions = self.classify(image for *_, image in placed)
+        predictions = (_warned(one, found) for one in self.classify(image for *_, image in placed))
         return [
             replace(prediction, box=box, line=number, cell=cell, source=source)
             for (number, cell, box, _), prediction in zip(placed, predictions, strict=True)
@@ -265,6 +263,12 @@ class Recognizer:
         warnings[found.probabilities.max(axis=1) < 0.5] = self._unsure
         warnings[found.is_doubtful] = self._no_class
         return BatchPrediction(likeliest, found.probabilities, warnings.tolist())
+
+
+def _warned(prediction: Prediction, picture: Loaded) -> Prediction:
+    """Return `prediction` with the warning of its picture, too."""
+    warnings = filter(None, (prediction.warning, picture.warning))
+    return replace(prediction, warning="; ".join(warnings) or None)
 
 
 def _load_each(
