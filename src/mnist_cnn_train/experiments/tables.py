@@ -20,6 +20,7 @@ from mnist_cnn_train.experiments.paths import (
     READER,
     READER_ABLATION,
     ROBUSTNESS,
+    RUNTIMES,
     SEEDS,
 )
 from mnist_cnn_train.experiments.seeds import summarize
@@ -194,6 +195,23 @@ def _rows() -> Iterator[Row]:
         yield name, _percent(rate, 1)
 
 
+def _runtimes() -> Iterator[Row]:
+    report = read_json(RUNTIMES)
+    batch = f"images/s, batches of {report['batch']}"
+    yield "file", "runtime", "version", "same class", "probabilities differ by", "one image", batch
+    for file, results in report["files"].items():
+        for runtime, found in results["runtimes"].items():
+            yield (
+                file,
+                runtime,
+                report["versions"][runtime],
+                f"{found['same_classes']} of {report['images']}",
+                f"{found['largest_difference']:.0e}" if found["largest_difference"] else "0",
+                f"{found['microseconds']:,.0f} µs",
+                f"{found['images_per_second']:,}",
+            )
+
+
 def _percent(rate: float, digits: int) -> str:
     return f"{100 * rate:.{digits}f} %"
 
@@ -207,7 +225,7 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
 
 ALL = (
     *(_accuracy, _seeds, _ablation, _pareto, _gpu, _reader, _reader_ablation),
-    *(_robustness, _pictures, _rows, _non_digits),
+    *(_robustness, _pictures, _rows, _non_digits, _runtimes),
 )
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
 
