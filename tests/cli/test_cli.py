@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from conftest import page
 from PIL import Image
 
+import mnist_cnn
 from mnist_cnn.cli.main import commands
 from mnist_cnn.reader.recognizer import NO_INK
 from mnist_cnn_train.data.dataset import Dataset
@@ -195,6 +197,14 @@ def test_info_tells_what_the_file_is(trained_model: Path) -> None:
     assert told["parameters"] == "8890"
     assert told["labels"] == "0,1,2,3,4,5,6,7,8,9"
     assert told["file"].endswith(f"{trained_model.stat().st_size:,} bytes")
+    assert "recipe" not in told
+
+
+def test_info_tells_version_recipe_and_accuracy_of_the_packaged_model() -> None:
+    told = dict(re.split("  +", line, maxsplit=1) for line in invoke("info").splitlines())
+    assert told["version"] == f"mnist-cnn {mnist_cnn.__version__}"
+    assert told["recipe"] == "reader"
+    assert float(told["test_accuracy"]) > 0.99
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
     (wheel,) = (checkout / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
         assert content.read("mnist_cnn/reader.onnx") == DEFAULT_MODEL.read_bytes()
+        assert "mnist_cnn/py.typed" in content.namelist()
     assert wheel.stat().st_size < 200_000
 
     venv.create(tmp_path / "venv", with_pip=True)

@@ -191,6 +191,8 @@ def test_a_model_without_a_bound_for_digits_says_how_to_make_one(
 
 def test_the_package_offers_it_without_torch_or_anything_of_the_pipeline() -> None:
     assert mnist_cnn.Recognizer is Recognizer
+    assert issubclass(mnist_cnn.PictureError, mnist_cnn.MnistCnnError)
+    assert all(hasattr(mnist_cnn, name) for name in mnist_cnn.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Reader'"):
         mnist_cnn.Reader  # noqa: B018
     program = (

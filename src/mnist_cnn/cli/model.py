@@ -6,6 +6,8 @@ import click
 
 from mnist_cnn.cli.options import MODEL
 
+PACKAGED_RECIPE = "reader"  # in recipes.yaml; `make release` trains it
+
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: any free port.")
@@ -27,16 +29,21 @@ def demo(port: int, browser: bool, model: Path | None) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 def info(model: Path | None) -> None:
-    """Print the inputs, outputs and metadata of an ONNX file.
+    """Print the version, and the inputs, outputs and metadata of an ONNX file.
 
     MODEL defaults to the packaged model.
     """
+    from importlib.metadata import version
+
     from mnist_cnn.core.location import DEFAULT_MODEL
     from mnist_cnn.onnxfile.session import open_model
 
     path = model or DEFAULT_MODEL
     session = open_model(path)
-    described = {"file": f"{path}, {path.stat().st_size:,} bytes"}
+    described = {"version": f"mnist-cnn {version('mnist-cnn')}"}
+    described["file"] = f"{path}, {path.stat().st_size:,} bytes"
+    if path == DEFAULT_MODEL:
+        described["recipe"] = PACKAGED_RECIPE
     for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for value in values:
             described[f"{role} {value.name}"] = f"{value.type} {value.shape}"
