@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from conftest import Project
 
@@ -26,15 +28,20 @@ def test_verify_names_the_first_file_that_differs_and_the_machine(project: Proje
 
 def test_results_that_differ_by_rounding_are_told_in_a_line(project: Project) -> None:
     record(project, "models/model.safetensors")
-    (line,) = project.run(*VERIFY, "--here").stdout.splitlines()
+    *_, line = project.run(*VERIFY, "--here").stdout.splitlines()
     assert "differ from the committed ones by rounding" in line
     assert "0.0 times the standard deviation over seeds" in line
 
 
 @pytest.mark.parametrize("settings", [{}, {"data.sources": ["npm"]}])
-def test_results_that_are_committed_or_of_other_settings_are_not_remarked_on(
+def test_results_that_are_committed_or_of_other_settings_are_only_summarized(
     settings: dict[str, object], project: Project
 ) -> None:
     project.set(**settings)
     project.run("dvc", "repro")
-    assert project.run(*VERIFY, "--here").stdout == ""
+    accuracy, plots, following = project.run(*VERIFY, "--here").stdout.splitlines()
+    found = project.read("metrics/accuracy.json")
+    assert f"{100 * found['accuracy']:.2f} % on {found['images']} test images" in accuracy
+    *names, folder = re.findall(r"[\w/.]+", plots.replace(" in ", " ").partition(":")[2])
+    assert all((project.folder / folder / name).is_file() for name in names)
+    assert (project.folder / re.findall(r"--model ([\w/.]+)", following)[0]).is_file()

@@ -1,7 +1,7 @@
 """Verify that the pipeline reproduces the committed results to the byte.
 
-`python -m mnist_cnn_train.repro.verify` runs it from scratch in a clone; with `--here`, it compares
-the results in this folder. See docs/reproducibility.md.
+`python -m mnist_cnn_train.repro.verify` runs it from scratch in a clone; with `--here`, it
+summarizes the results in this folder, and compares them. See docs/reproducibility.md.
 """
 
 import json
@@ -18,7 +18,15 @@ from mnist_cnn.core.files import read_json
 from mnist_cnn_train.experiments.paths import SEEDS
 from mnist_cnn_train.pipeline.outputs import recorded_outputs
 from mnist_cnn_train.pipeline.params import parse_yaml
-from mnist_cnn_train.pipeline.paths import ACCURACY, LOCK, RAW_DATA
+from mnist_cnn_train.pipeline.paths import (
+    ACCURACY,
+    CURVES,
+    LOCK,
+    MISCLASSIFIED,
+    ONNX_MODEL,
+    RAW_DATA,
+    RELIABILITY,
+)
 from mnist_cnn_train.pipeline.processor import this_processor
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "matplotlib")
@@ -53,6 +61,20 @@ def verify() -> str:
             f"committed ones; this is {this_processor()}, with {packages}"
         )
     return f"identical to the committed results: all {len(expected)} files, on {this_processor()}"
+
+
+def summarize() -> str:
+    """Return the accuracy of the results in this folder, where to look, and what to do next."""
+    found = read_json(ACCURACY)
+    names = ("accuracy", "accuracy_95_low", "accuracy_95_high")
+    accuracy, low, high = (100 * found[name] for name in names)
+    plots = ", ".join(path.name for path in (CURVES, RELIABILITY, MISCLASSIFIED))
+    return (
+        f"accuracy: {accuracy:.2f} % on {found['images']:,} test images "
+        f"(95 % CI {low:.2f}–{high:.2f} %)\n"
+        f"plots:    {plots} in {CURVES.parent}\n"
+        f"next:     .venv/bin/mnist-cnn demo --model {ONNX_MODEL}, to draw digits for it"
+    )
 
 
 def describe_differences() -> str | None:
@@ -112,9 +134,10 @@ def _git(*command: str) -> str:
 def main() -> None:
     """Run the command line."""
     with exit_on_error("verify"):
-        line = describe_differences() if sys.argv[1:] == ["--here"] else verify()
-        if line:
-            print(line)
+        here = sys.argv[1:] == ["--here"]
+        for message in (summarize(), describe_differences()) if here else (verify(),):
+            if message:
+                print(message)
 
 
 if __name__ == "__main__":
