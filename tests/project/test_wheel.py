@@ -1,4 +1,4 @@
-"""The package as its users install it: a wheel with the model, and nothing of the pipeline."""
+"""The package as its users install it: the reader with its model, and nothing of the pipeline."""
 
 import json
 import re
@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterable
 from importlib.metadata import requires
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 from conftest import REPOSITORY, copy_files, shell
@@ -28,9 +27,27 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_files(tmp_path_factory.mktemp("checkout")).folder
 
 
-def build(checkout: Path) -> CompletedProcess[str]:
-    command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel")
-    return shell(*command, cwd=checkout, check=False)
+@pytest.fixture(scope="module")
+def built(checkout: Path) -> dict[str, Path]:
+    """The wheel, and the source distribution."""
+    shell(sys.executable, "-m", "hatchling", "build", "--target", "wheel", cwd=checkout)
+    shell(sys.executable, "-m", "hatchling", "build", "--target", "sdist", cwd=checkout)
+    return {path.suffix: path for path in (checkout / "dist").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with what the package needs, and what builds it."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=True)
+    names = [Requirement(one).name for one in requires("mnist-cnn") or [] if "extra ==" not in one]
+    (folder / "lock").write_text(locked(needed([*names, "hatchling"], set())))
+    install(folder / "bin", "--require-hashes", "-r", folder / "lock")
+    return folder / "bin"
+
+
+def install(programs: Path, *arguments: str | Path) -> None:
+    shell(programs / "python", "-m", "pip", "install", "--quiet", *arguments)
 
 
 def needed(names: Iterable[str], found: set[str]) -> set[str]:
@@ -49,25 +66,22 @@ def locked(names: set[str]) -> str:
     return "".join(entry for entry in entries if entry.split("==")[0] in names)
 
 
-def test_an_installed_wheel_reads_a_digit_without_the_pipelines_packages(
-    checkout: Path, holdout_digits: Dataset, tmp_path: Path
-) -> None:
-    built = build(checkout)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = (checkout / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as content:
+def test_the_wheel_is_small_and_has_the_model_and_the_types(built: dict[str, Path]) -> None:
+    with zipfile.ZipFile(built[".whl"]) as content:
         assert content.read("mnist_cnn/reader.onnx") == DEFAULT_MODEL.read_bytes()
         assert "mnist_cnn/py.typed" in content.namelist()
-    assert wheel.stat().st_size < 200_000
+    assert built[".whl"].stat().st_size < 200_000
 
-    venv.create(tmp_path / "venv", with_pip=True)
-    python, reader = (tmp_path / "venv/bin" / name for name in ("python", "mnist-cnn"))
-    names = [Requirement(one).name for one in requires("mnist-cnn") or [] if "extra ==" not in one]
-    (tmp_path / "lock").write_text(locked(needed(names, set())))
-    for arguments in (["--require-hashes", "-r", tmp_path / "lock"], ["--no-index", wheel]):
-        shell(python, "-m", "pip", "install", "--quiet", *arguments)
-    assert "torch" not in shell(python, "-m", "pip", "list").stdout
 
+@pytest.mark.parametrize("form", [".whl", ".gz"])
+def test_what_is_installed_reads_a_digit_without_the_pipelines_packages(
+    form: str, built: dict[str, Path], fresh: Path, holdout_digits: Dataset, tmp_path: Path
+) -> None:
+    offline = ("--no-index", "--no-build-isolation", "--force-reinstall", "--no-deps")
+    install(fresh, *offline, built[form])
+    assert "torch" not in shell(fresh / "python", "-m", "pip", "list").stdout
+
+    reader = fresh / "mnist-cnn"
     for command in ([], ["predict"], ["read"], ["score"], ["demo"], ["info"]):
         shell(reader, *command, "--help")
     refused = shell(reader, "score", tmp_path, tmp_path / "out", check=False)
