@@ -101,9 +101,10 @@ reader: $(READY) ## the reader's recipe over five seeds, on other digits and on 
 	python -m mnist_cnn_train seeds reader --seeds 5 --jobs $(JOBS)
 
 .PHONY: release
-release: $(READY) ## train the reader's model, and put it into the package if it passes all gates
+release: $(READY) ## train the reader's model; if it passes all gates, evaluate, describe and package it
 	python -m mnist_cnn_train run reader --name reader --force
 	dvc get . models/mnist_cnn.onnx --rev reader --out src/mnist_cnn/reader.onnx --force
+	$(MAKE) pictures tables dist
 
 .PHONY: ablation
 ablation: $(READY) ## measure what each part of both recipes contributes, on the validation images (resumes)
@@ -111,7 +112,7 @@ ablation: $(READY) ## measure what each part of both recipes contributes, on the
 	python benchmarks/reader_ablation.py --seeds 3 --jobs $(JOBS)
 
 .PHONY: tables
-tables: $(READY) ## rewrite the tables in README and docs from the files in metrics
+tables: $(READY) ## rewrite the tables in README, docs and the model card from the files in metrics
 	python -m mnist_cnn_train.experiments.tables
 
 .PHONY: sweep
@@ -131,9 +132,11 @@ bench: $(READY) ## compare speed with baselines, into benchmarks/results.md (an 
 bench-scoring: repro ## measure `mnist-cnn score` on up to a million images: speed, memory (minutes)
 	python benchmarks/scoring.py
 
-.PHONY: wheel
-wheel: $(READY) ## build dist/mnist_cnn-….whl: the reader with its model, without the pipeline
-	python -m hatchling build --target wheel
+.PHONY: dist
+dist: $(READY) ## build the reader with its model, without the pipeline, into dist: wheel, sdist, SHA-256
+	rm -rf dist
+	python -m hatchling build
+	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS
 
 .PHONY: lock
 lock: $(READY) ## update requirements.lock from pyproject.toml

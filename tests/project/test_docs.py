@@ -15,8 +15,12 @@ from PIL import Image
 
 from mnist_cnn.cli.main import commands as reader
 from mnist_cnn.core.errors import MnistCnnError
+from mnist_cnn.core.files import read_json, write_json
+from mnist_cnn.core.location import DEFAULT_MODEL
+from mnist_cnn.onnxfile.model import DigitModel
 from mnist_cnn_train.cli import commands as trainer
 from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.experiments.paths import READER
 from mnist_cnn_train.experiments.tables import TABLES, with_tables
 
 DOCUMENTS = {name: (REPOSITORY / name).read_text() for name in tracked("*.md")}
@@ -90,6 +94,18 @@ def test_a_table_is_rewritten_and_what_stands_around_it_is_kept() -> None:
     assert after.endswith(" |\n\n<!-- /table -->\nAfter.\n")
     assert "old" not in after
     assert with_tables(after) == after
+
+
+@pytest.mark.usefixtures("committed_results")
+def test_the_model_card_gives_no_result_of_other_weights_as_the_files_own() -> None:
+    table = "<!-- table: model_accuracy -->\n<!-- /table -->"
+    report = read_json(READER)
+    own = report["reader"]["weights_sha256"]
+    own |= dict.fromkeys(own, DigitModel(DEFAULT_MODEL).properties["weights_sha256"])
+    write_json(READER, report)
+    assert "| — |" not in with_tables(table)
+    write_json(READER, {"reader": {**report["reader"], "weights_sha256": dict.fromkeys(own, "0")}})
+    assert with_tables(table).count("test images | — | 99.") == 1
 
 
 def test_an_unknown_table_and_one_without_its_results_are_refused(

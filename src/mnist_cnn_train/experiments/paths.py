@@ -7,6 +7,7 @@ from mnist_cnn_train.pipeline.paths import CHECKPOINTS
 RECIPES = Path("recipes.yaml")
 SWEEP = Path("sweep.yaml")
 SWEEPS = CHECKPOINTS / "sweeps.db"
+CARD = Path("src/mnist_cnn/reader.md")
 SEEDS = Path("metrics/seeds.json")
 ABLATION = Path("metrics/ablation.json")
 PICTURES = Path("metrics/pictures.json")

@@ -1,7 +1,7 @@
 """Generate the documentation's tables from the result files.
 
 `python -m mnist_cnn_train.experiments.tables` rewrites everything between `<!-- table: NAME -->`
-and `<!-- /table -->` in README.md and docs.
+and `<!-- /table -->` in README.md, docs and the packaged model's card.
 """
 
 import re
@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cnn.core.errors import MnistCnnError, exit_on_error
-from mnist_cnn.core.files import read_json, write_bytes
+from mnist_cnn.core.files import read_json, sha256, write_bytes
+from mnist_cnn.core.location import DEFAULT_MODEL
+from mnist_cnn.onnxfile.model import DigitModel
+from mnist_cnn_train.evaluation.metrics import wilson_interval
 from mnist_cnn_train.evaluation.reader_suite import KINDS
 from mnist_cnn_train.experiments.paths import (
     ABLATION,
+    CARD,
     GPU,
     PARETO,
     PICTURES,
@@ -30,6 +34,7 @@ from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_METRICS, PARAMS, VALID
 
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 Row = Iterable[str]
+MNIST_TEST_IMAGES = 10_000
 NOTE = (
     "† Measured with an earlier version of the training code, whose weights differ by rounding;\n"
     "`python -m mnist_cnn_train seeds GROUP` measures it again."
@@ -62,7 +67,7 @@ def _name(recipe: str, found: dict[str, Any]) -> str:
 
 def _accuracy() -> Iterator[Row]:
     test, onnx = read_json(ACCURACY), read_json(ONNX_METRICS)
-    interval = f"{100 * test['accuracy_95_low']:.2f}–{100 * test['accuracy_95_high']:.2f} %"
+    interval = _interval(test["accuracy_95_low"], test["accuracy_95_high"], 2)
     correct = _percent(test["accuracy_without_label_errors"], 2)
     yield "weights", "bytes", "test accuracy", "95 % CI", "without 15 wrong labels"
     for weights, *more in (("fp32", interval, correct), ("int8", "—", "—")):
@@ -81,7 +86,7 @@ def _seeds() -> Iterator[Row]:
             f"{settings['train']['epochs']}",
             f"{len(accuracy['seeds'])}",
             _spread(accuracy, 2, percent=True),
-            f"{100 * accuracy['low_95']:.2f}–{100 * accuracy['high_95']:.2f} %",
+            _interval(accuracy["low_95"], accuracy["high_95"], 2),
             _spread(found.get("negative_log_likelihood"), 4),
             _spread(found.get("calibration_error"), 4),
         )
@@ -184,9 +189,68 @@ def _robustness() -> Iterator[Row]:
 
 
 def _pictures() -> Iterator[Row]:
-    yield "picture", "same prediction", "correct", "flagged"
-    for name, found in read_json(PICTURES)["pictures"].items():
-        yield name, *(_percent(found[rate], 1) for rate in ("agreement", "accuracy", "flagged"))
+    yield "picture", "same prediction", "correct", "95 % CI", "flagged"
+    report = read_json(PICTURES)
+    for name, found in report["pictures"].items():
+        same, correct, flagged = (
+            _percent(found[rate], 1) for rate in ("agreement", "accuracy", "flagged")
+        )
+        yield name, same, correct, _wilson(found["accuracy"], report["images"], 1), flagged
+
+
+def _model() -> Iterator[Row]:
+    properties = DigitModel(DEFAULT_MODEL).properties
+    accuracy = float(properties["test_accuracy"])
+    yield "file", f"`{DEFAULT_MODEL.name}`"
+    yield "size", f"{DEFAULT_MODEL.stat().st_size:,} bytes"
+    yield "SHA-256", f"`{sha256(DEFAULT_MODEL)}`"
+    yield "recipe", "`reader`"
+    yield "parameters", f"{int(properties['parameters']):,}"
+    yield "accuracy on the MNIST test images", _percent(accuracy, 2)
+    yield "95 % CI", _wilson(accuracy, MNIST_TEST_IMAGES, 2)
+    yield "license", properties["license"]
+
+
+def _model_accuracy() -> Iterator[Row]:
+    yield from _of_the_model(
+        {
+            "accuracy on the MNIST test images": "accuracy",
+            "accuracy on digits of fonts not trained on": "held_out_font_accuracy",
+            "accuracy on scikit-learn's 8x8 digits": "digits_8x8_accuracy",
+            "error under corruptions not trained on": "held_out_corruption_error",
+        },
+        2,
+    )
+
+
+def _model_rejection() -> Iterator[Row]:
+    yield from _of_the_model({kind.replace("_", " "): f"{kind}_flagged" for kind in KINDS}, 1)
+
+
+def _of_the_model(metrics: dict[str, str], digits: int) -> Iterator[Row]:
+    """Yield each of `metrics`, by what it measures: for the packaged model, and over all seeds."""
+    report = read_json(READER)["reader"]
+    weights = DigitModel(DEFAULT_MODEL).properties["weights_sha256"]
+    own = next((seed for seed, made in report["weights_sha256"].items() if made == weights), None)
+    count = len(report["weights_sha256"])
+    yield "measured", "this file", f"mean of {count} seeds", "95 % CI of the mean"
+    for words, metric in metrics.items():
+        found = report[metric]
+        low, high = max(found["low_95"], 0), min(found["high_95"], 1)
+        yield (
+            words,
+            "—" if own is None else _percent(found["seeds"][own], digits),
+            _percent(found["mean"], digits),
+            _interval(low, high, digits),
+        )
+
+
+def _wilson(rate: float, images: int, digits: int) -> str:
+    return _interval(*wilson_interval(round(rate * images), images), digits)
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
 
 
 def _rows() -> Iterator[Row]:
@@ -226,14 +290,15 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
 ALL = (
     *(_accuracy, _seeds, _ablation, _pareto, _gpu, _reader, _reader_ablation),
     *(_robustness, _pictures, _rows, _non_digits, _runtimes),
+    *(_model, _model_accuracy, _model_rejection),
 )
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
 
 
 def main() -> None:
-    """Rewrite the tables in README.md and docs."""
+    """Rewrite the tables in README.md, docs and the packaged model's card."""
     with exit_on_error("tables"):
-        for path in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
+        for path in (Path("README.md"), CARD, *sorted(Path("docs").glob("*.md"))):
             before = path.read_text(encoding="utf-8")
             if (after := with_tables(before)) != before:
                 write_bytes(path, after.encode())
