@@ -223,8 +223,8 @@ def _evaluate_pictures(model: Path | None) -> None:
         "rows": evaluate_rows(recognizer, digits),
     }
     write_json(PICTURES, results)
-    shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 12)))
-    plot_pictures(examples(recognizer, shown, 12), PICTURES_FIGURE)
+    shown = digits.take(np.arange(0, len(digits), max(1, len(digits) // 8)))
+    plot_pictures(examples(recognizer, shown, 8), PICTURES_FIGURE)
 
 
 @commands.command()

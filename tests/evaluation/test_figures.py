@@ -8,9 +8,13 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from mnist_cnn.core.files import sha256
+from mnist_cnn.reader.recognizer import Recognizer
 from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.evaluation import corruption_suite, picture_suite
+from mnist_cnn_train.evaluation.corruption_suite import evaluate_corruptions
 from mnist_cnn_train.evaluation.figures import plot_curves, plot_misclassified, plot_reliability
 from mnist_cnn_train.evaluation.metrics import Evaluation, evaluate
+from mnist_cnn_train.evaluation.suite_figures import plot_pictures, plot_robustness
 from mnist_cnn_train.experiments.figures import plot_seeds
 
 Call = tuple[Axes, tuple[Any, ...], dict[str, Any]]
@@ -36,6 +40,8 @@ def assert_is_a_picture(path: Path) -> None:
         picture.load()
         assert picture.format == "PNG"
         assert min(picture.size) > 50
+        assert picture.width <= 810  # of a page on GitHub
+        assert picture.height <= 1080  # of a screen
         assert picture.convert("L").getextrema()[0] < 100  # something dark is drawn
         assert picture.info.keys() <= {"dpi"}
 
@@ -110,7 +116,34 @@ def test_a_study_is_drawn_with_every_seed_its_mean_and_interval(drawn: Drawn, pa
     assert options["xerr"] == [[pytest.approx(0.1)], [pytest.approx(0.1)]]
 
 
-@pytest.mark.parametrize("wrong", [0, 1, 12, 13, 300])
+@pytest.mark.filterwarnings("error")
+def test_a_model_without_errors_is_drawn_without_complaint(
+    test_digits: Dataset, path: Path
+) -> None:
+    perfect = judged(test_digits, 0)
+    assert [bin.images for bin in perfect.calibration if bin.images] == [10_000]
+    plot_misclassified(perfect, test_digits, path)
+    assert_is_a_picture(path)
+    plot_reliability(perfect, path)
+    assert_is_a_picture(path)
+    plot_curves({**HISTORY, "validation_accuracy": [1.0, 1.0, 1.0]}, path)
+    assert_is_a_picture(path)
+
+
+@pytest.mark.slow
+def test_the_suites_fit_on_a_screen(
+    recognizer: Recognizer, test_digits: Dataset, path: Path
+) -> None:
+    plot_pictures(picture_suite.examples(recognizer, test_digits, 8), path)
+    assert_is_a_picture(path)
+    few = test_digits.take(np.arange(40))
+    logits = np.zeros((len(few), 10), np.float32)
+    report = evaluate_corruptions(lambda images: (logits, None), few)
+    plot_robustness(report, corruption_suite.examples(few), path)
+    assert_is_a_picture(path)
+
+
+@pytest.mark.parametrize("wrong", [1, 8, 9, 300])
 def test_a_gallery_has_any_number_of_mistakes(wrong: int, test_digits: Dataset, path: Path) -> None:
     plot_misclassified(judged(test_digits, wrong), test_digits, path)
     assert_is_a_picture(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mnist_cnn.core.files import replacing
 from mnist_cnn.core.mnist import LABELS
@@ -23,21 +23,23 @@ from mnist_cnn_train.evaluation.metrics import (
 )
 
 BLUE, GRAY = "#2563a8", "#8a8a8a"
-GALLERY = 96  # most digits to show; nobody would look at more
+WIDTH = 7.3  # inches, 803 pixels: as wide as GitHub shows a page
+GALLERY = 64  # most digits to show: a screen of them
+GALLERY_COLUMNS = 8
 MAX_NAME_LENGTH = 9  # characters that fit above an image, together with a probability
 
 
 def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     """Plot losses and validation error by epoch; `history` has the training log's columns."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     epochs = history["epoch"]
     for column, color, label in (
-        ("train_loss", GRAY, "training images, as distorted"),
-        ("validation_loss", BLUE, "validation images, averaged weights"),
+        ("train_loss", GRAY, "training images, augmented"),
+        ("validation_loss", BLUE, "validation images, EMA weights"),
     ):
         losses.plot(epochs, history[column], color=color, marker=".", label=label)
-    losses.legend(frameon=False)
+    losses.legend(frameon=False, fontsize="small")
     rates = [100 * (1 - accuracy) for accuracy in history["validation_accuracy"]]
     end = ": no image held out" if math.isnan(rates[-1]) else f", {rates[-1]:.2f} in the last epoch"
     errors.plot(epochs, rates, color=BLUE, marker=".")
@@ -47,17 +49,26 @@ def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     ):
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set_xlabel("epoch")
-        axes.set_yscale("log", nonpositive="clip")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+        if axes is losses or max(rates) > 0:
+            _use_log_axis(axes)
+        else:
+            axes.set_ylim(0, 1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         hide_spines(axes)
     save_figure(figure, path)
 
 
+def _use_log_axis(axes: Axes) -> None:
+    """Make the y axis logarithmic, with ticks at 1, 2 and 5; zeros fall below its end."""
+    axes.set_yscale("log", nonpositive="clip")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 def plot_reliability(evaluation: Evaluation, path: Path) -> None:
     """Plot accuracy against confidence, with 95 % intervals, above the image count of each bin."""
-    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.5), layout="constrained")
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins = [bin for bin in evaluation.calibration if bin.images]
     accuracy = [bin.accuracy for bin in bins]
@@ -74,6 +85,7 @@ def plot_reliability(evaluation: Evaluation, path: Path) -> None:
         marker="o",
         linestyle="none",
         capsize=2,
+        clip_on=False,  # a point at 1 is whole
         label="this model, 95 % interval",
     )
     error = expected_calibration_error(evaluation.calibration)
@@ -91,6 +103,8 @@ def plot_reliability(evaluation: Evaluation, path: Path) -> None:
         edgecolor="white",
     )
     counts.set(yscale="log", ylabel="images", xlabel="confidence", xlim=(0, 1))
+    counts.set_ylim(bottom=0.7)  # a bin of one image has a bar, too
+    counts.yaxis.set_major_formatter("{x:,g}")
     for axes in (diagram, counts):
         hide_spines(axes)
     save_figure(figure, path)
@@ -101,25 +115,27 @@ def plot_misclassified(evaluation: Evaluation, digits: Dataset, path: Path) -> N
     wrong = np.flatnonzero(~evaluation.correct)
     wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")]
     shown = wrong[:GALLERY]
-    columns = 12
-    rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(columns, 1.15 * rows + 0.4), layout="constrained")
+    rows = -(-len(shown) // GALLERY_COLUMNS)
+    figure = Figure(figsize=(WIDTH, 1.05 * rows + 0.6), layout="constrained")
     things = "digits" if digits.names == LABELS else "images"
-    title = f"{len(wrong)} of {len(digits):,} test {things} are misclassified"
+    title = f"{len(wrong):,} of {len(digits):,} test {things} are misclassified"
     if len(shown) < len(wrong):
-        title += f"; the {len(shown)} surest mistakes"
-    figure.suptitle(f"{title}: label → prediction (its probability)", fontsize="medium")
-    gap = "\n" if max(map(len, digits.names)) > 2 else " "  # long names take two lines
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        title += f"; the {len(shown)} surest"
+    if rows:
+        title += ": label → prediction (its probability)"
+    figure.suptitle(title, fontsize="medium")
+    long = max(map(len, digits.names)) > 2
+    gap, size = ("\n", "x-small") if long else (" ", "small")  # long names take two lines
+    for place, index in enumerate(shown, start=1):
+        axes = figure.add_subplot(rows, GALLERY_COLUMNS, place)
         axes.axis("off")
-    for axes, index in zip(figure.axes, shown, strict=False):
         axes.imshow(digits.images[index], cmap="gray_r", vmin=0, vmax=255)
         actual, predicted = (
             shorten(digits.names[of[index]]) for of in (evaluation.labels, evaluation.predicted)
         )
         axes.set_title(
             f"{actual} →{gap}{predicted} ({evaluation.confidence[index]:.2f})",
-            fontsize="small",
+            fontsize=size,
             pad=2,
             parse_math=False,  # names may contain dollar signs
         )

@@ -6,31 +6,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-from mnist_cnn_train.evaluation.figures import BLUE, GRAY, hide_spines, save_figure, shorten
+from mnist_cnn_train.evaluation.figures import (
+    BLUE,
+    GRAY,
+    WIDTH,
+    hide_spines,
+    save_figure,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from mnist_cnn.reader.recognizer import Prediction
     from mnist_cnn_train.evaluation.fooled import Fooled
 
 
+GROUP_NAMES = {"training": "trained on", "held_out": "held out"}
+
+
 def plot_pictures(
     examples: Mapping[str, Sequence["tuple[npt.NDArray[np.uint8], Prediction]"]], path: Path
 ) -> None:
-    """Plot pictures of each kind above the network's input and prediction.
+    """Plot pictures of each kind above the network's input and prediction, in two columns of kinds.
 
     A question mark means a warning.
     """
-    columns = max(map(len, examples.values()))
-    figure = Figure(figsize=(1.0 * columns, 2.35 * len(examples)), layout="constrained")
-    parts = figure.subfigures(len(examples), 1, squeeze=False)[:, 0]
-    for part, (name, pictures) in zip(parts, examples.items(), strict=True):
-        part.suptitle(name, fontsize="medium", x=0.01, ha="left")
-        grid = part.subplots(2, columns, squeeze=False)
+    rows = -(-len(examples) // 2)
+    figure = Figure(figsize=(WIDTH, 1.13 * rows), layout="constrained")
+    parts = figure.subfigures(rows, 2, squeeze=False).T.flat
+    for part, (name, pictures) in zip(parts, examples.items(), strict=False):
+        part.suptitle(name, fontsize="small", x=0.01, ha="left")
+        grid = part.subplots(2, len(pictures), squeeze=False, gridspec_kw={"hspace": 0})
         for axes in grid.flat:
             axes.axis("off")
-        for (above, below), (gray, prediction) in zip(grid.T, pictures, strict=False):
+        for (above, below), (gray, prediction) in zip(grid.T, pictures, strict=True):
             above.imshow(gray, cmap="gray", vmin=0, vmax=255)
             if prediction.image is not None:
                 below.imshow(prediction.image, cmap="gray", vmin=0, vmax=255)
@@ -46,21 +56,21 @@ def plot_fooled(examples: Mapping[str, Sequence["Fooled"]], path: Path) -> None:
     A question mark means a warning; wrong answers are gray.
     """
     rows = max(map(len, examples.values()))
-    figure = Figure(figsize=(1.5 * len(examples), 1.9 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.36 * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, len(examples), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for column, (kind, fooled) in zip(grid.T, examples.items(), strict=True):
-        column[0].set_title(kind, fontsize="medium")
+        column[0].set_title(kind, fontsize="small")
         for axes, one in zip(column, fooled, strict=False):
             axes.imshow(one.gray, cmap="gray", vmin=0, vmax=255)
             axes.set(adjustable="datalim", box_aspect=1)
-            for left, role, found in ((0.0, "MNIST", one.plain), (0.55, "reader", one.reader)):
+            for height, role, found in ((-0.05, "MNIST", one.plain), (-0.2, "reader", one.reader)):
                 doubt = "?" if found.warning else ""
                 correct = bool(doubt) if one.truth is None else found.label == one.truth
                 text = f"{role}: {shorten(found.label or 'no ink')}{doubt}"
-                color, place = BLUE if correct else GRAY, axes.transAxes
-                axes.text(left, -0.14, text, color=color, fontsize="x-small", transform=place)
+                look = {"color": BLUE if correct else GRAY, "fontsize": "small", "va": "top"}
+                axes.text(0, height, text, transform=axes.transAxes, **look)
     save_figure(figure, path)
 
 
@@ -73,38 +83,44 @@ def plot_robustness(
 
     `report` and `examples` come from `evaluate_corruptions` and `corruption_suite.examples`.
     """
-    rows = max(map(len, examples.values()))
-    figure = Figure(figsize=(11, 0.72 * rows + 3.2), layout="constrained")
-    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.72 * rows + 0.4, 2.8])
-    above, below = parts[:, 0]
-    blocks = above.subfigures(1, len(examples), squeeze=False)[0]
-    for block, (group, corruptions) in zip(blocks, examples.items(), strict=True):
-        error = report[group]["mean_error"]
-        block.suptitle(
-            f"{group.replace('_', ' ')}: mean error {100 * error:.1f} %", fontsize="medium"
-        )
-        columns = len(next(iter(corruptions.values())))
-        for axes in (grid := block.subplots(rows, columns)).flat:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        for line, (name, images) in zip(grid, corruptions.items(), strict=False):
-            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
-            for axes, image, accuracy in zip(
-                line, images, report[group]["accuracy"][name], strict=True
-            ):
-                axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-                axes.set_title(f"{100 * accuracy:.1f}", fontsize="small", pad=2)
+    first, second = examples
+    rows, beside = len(examples[first]), len(examples[second])
+    figure = Figure(figsize=(WIDTH, 0.36 * rows + 0.7), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
+    heights = [beside + 1.2, rows - beside]
+    above, below = right.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, group in ((left, first), (above, second)):
+        _plot_corruptions(part, group, report[group], examples[group])
     axes = below.subplots()
-    for group, color in zip(examples, (GRAY, BLUE), strict=False):
-        risks = report[group]["risk_by_coverage"]
-        axes.plot(
-            range(10, 101, 10),
-            [100 * risk for risk in risks.values()],
-            "o-",
-            color=color,
-            label=group.replace("_", " "),
-        )
-    axes.set(xlabel="the surest … % of all readings", ylabel="errors among them (%)")
+    for group, color in ((first, GRAY), (second, BLUE)):
+        risks = [100 * risk for risk in report[group]["risk_by_coverage"].values()]
+        axes.plot(range(10, 101, 10), risks, "o-", color=color, label=GROUP_NAMES[group])
+    axes.set(xlabel="the most confident … % of all predictions", ylabel="error among them (%)")
     axes.legend(frameon=False)
     hide_spines(axes)
     save_figure(figure, path)
+
+
+def _plot_corruptions(
+    part: SubFigure,
+    group: str,
+    report: Mapping[str, Any],
+    corruptions: Mapping[str, Sequence[npt.NDArray[np.uint8]]],
+) -> None:
+    """Plot a row per corruption: its name, and by severity an image with the accuracy beside it."""
+    error = f"mean error {100 * report['mean_error']:.1f} %"
+    part.suptitle(f"{GROUP_NAMES[group].capitalize()}: accuracy (%), {error}", fontsize="medium")
+    severities = len(next(iter(corruptions.values())))
+    grid = part.subplots(len(corruptions), severities, squeeze=False)
+    for severity, axes in enumerate(grid[0], start=1):
+        axes.set_title(f"{severity}", fontsize="small", pad=3)
+    corner = {"transform": grid[0, 0].transAxes, "ha": "right", "fontsize": "small"}
+    grid[0, 0].text(-0.15, 1.1, "severity", **corner)
+    for line, (name, images) in zip(grid, corruptions.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+        for axes, image, accuracy in zip(line, images, report["accuracy"][name], strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[], anchor="W")
+            axes.spines[:].set_visible(False)
+            place = {"transform": axes.transAxes, "va": "center"}
+            axes.text(1.06, 0.5, f"{100 * accuracy:.1f}", fontsize="x-small", **place)
