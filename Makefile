@@ -104,6 +104,7 @@ reader: $(READY) ## the reader's recipe over five seeds, on other digits and on 
 release: $(READY) ## train the reader's model; if it passes all gates, evaluate, describe and package it
 	python -m mnist_cnn_train run reader --name reader --force
 	dvc get . models/mnist_cnn.onnx --rev reader --out src/mnist_cnn/reader.onnx --force
+	python -m mnist_cnn_train touching
 	$(MAKE) pictures tables dist
 
 .PHONY: ablation

@@ -9,6 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 from mnist_cnn.core.location import DEFAULT_MODEL
+from mnist_cnn.reader.touching import WEIGHTS
 from mnist_cnn_train.experiments.paths import PICTURES, READER, ROBUSTNESS
 from mnist_cnn_train.experiments.recipes import read_recipes
 from mnist_cnn_train.experiments.seeds import GROUPS
@@ -58,6 +59,12 @@ def test_the_model_in_the_package_is_the_readers_first_seed() -> None:
     weights = model.get_modelmeta().custom_metadata_map["weights_sha256"]
     assert weights == committed(READER)["reader"]["weights_sha256"]["0"], "run `make release`"
     assert DEFAULT_MODEL.stat().st_size <= 64_000
+
+
+def test_touching_digits_are_chosen_by_weights_fitted_to_the_model_in_the_package() -> None:
+    reader = committed(READER)["reader"]["weights_sha256"]
+    fitted = json.loads(WEIGHTS.read_text())["weights_sha256"]
+    assert fitted == reader["0"], "run `python -m mnist_cnn_train touching`"
 
 
 @pytest.mark.parametrize("report", [PICTURES, ROBUSTNESS])
