@@ -22,7 +22,7 @@ from mnist_cnn_train.experiments.paths import (
     ROBUSTNESS_FIGURE,
     SEEDS_FIGURE,
 )
-from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_MODEL, RAW_DATA, VALIDATION
+from mnist_cnn_train.pipeline.paths import ACCURACY, ONNX_MODEL, RAW_DATA, VALIDATION, WEIGHTS
 from mnist_cnn_train.pipeline.processor import cap, this_processor
 
 if TYPE_CHECKING:
@@ -269,6 +269,42 @@ def touching() -> None:
         "features": weights.features.round(4).tolist(),
     }
     write_json(WEIGHTS, content)
+
+
+@commands.command(
+    epilog=examples("python -m mnist_cnn_train c-header && cc -std=c99 -Os -c -I models main.c")
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("models/mnist_cnn.h"),
+    show_default=True,
+    help="File to write.",
+)
+def c_header(output: Path) -> None:
+    """Write the trained network as a C header for microcontrollers.
+
+    Weights and activations have eight bits, and all arithmetic is in integers. Reads params.yaml,
+    models/model.safetensors and some training images; docs/microcontroller.md shows how to use the
+    header.
+    """
+    cap()
+    from mnist_cnn.core.files import sha256, write_bytes
+    from mnist_cnn_train.data.split import load_split
+    from mnist_cnn_train.microcontroller.header import to_header
+    from mnist_cnn_train.microcontroller.quantize import quantize
+    from mnist_cnn_train.model.networks import build
+    from mnist_cnn_train.model.weights import load_weights
+    from mnist_cnn_train.pipeline.params import load_params
+
+    params = load_params()
+    training, _ = load_split(RAW_DATA, params.data.split)
+    network = build(params.model, len(training.names))
+    load_weights(network, WEIGHTS)
+    quantized = quantize(network, training)
+    header = to_header(quantized, params.model.architecture, training.names, sha256(WEIGHTS))
+    write_bytes(output, header.encode())
+    click.echo(f"{output}: {len(header):,} bytes of C")
 
 
 def _validation_digits() -> "Dataset":

@@ -29,6 +29,7 @@ TRAINER = {
     "training": {"data", "pipeline", "transforms", "model"},
     "evaluation": {"data", "pipeline", "transforms", "model"},
     "export": {"data", "pipeline", "model"},
+    "microcontroller": {"data", "model"},
     "experiments": {"data", "pipeline", "model", "training", "evaluation", "export"},
     "repro": {"pipeline", "experiments"},
 }

@@ -1,0 +1,1 @@
+"""The network in integer arithmetic, as a C header for microcontrollers."""
