@@ -1,21 +1,24 @@
 """Accuracy, size and work of the C header, by the compilers and valgrind that are installed.
 
-python -m mnist_cnn_train c-header && python benchmarks/c_header.py
+Run it after `dvc repro` and `python -m mnist_cnn_train c-header`; writes metrics/c_header.json.
 """
 
 import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mnist_cnn.core.files import read_json, sha256, write_json
 from mnist_cnn.onnxfile.model import DigitModel
 from mnist_cnn_train.data.dataset import read_test_digits
+from mnist_cnn_train.experiments.paths import C_HEADER
 from mnist_cnn_train.model.networks import build, predict_logits
 from mnist_cnn_train.model.weights import load_weights
 from mnist_cnn_train.pipeline.params import load_params
@@ -110,27 +113,42 @@ def count_instructions(folder: Path, level: str, images: npt.NDArray[np.uint8]) 
     return (count(11) - count(1)) // 10
 
 
-def main() -> None:
-    """Print the figures of docs/microcontroller.md."""
+def measure(folder: Path) -> dict[str, Any]:
+    """Measure the header of the network that the pipeline has trained last; ready for JSON."""
     digits, params = read_test_digits(RAW_DATA), load_params()
     network = build(params.model, len(digits.names))
     load_weights(network, WEIGHTS)
-    float_labels = predict_logits(network, torch.from_numpy(digits.images)).argmax(1).numpy()
-    int8_labels = DigitModel(ONNX_INT8_MODEL).run(digits.images).logits.argmax(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        printed = run(folder, compiled(folder, "-O2"), input=digits.images.tobytes()).stdout
-        labels = np.frombuffer(printed, np.uint8)
-        print(f"accuracy: {(labels == digits.labels).mean():.4f}")
-        print(f"agreement with PyTorch: {(labels == float_labels).mean():.4f}")
-        print(f"agreement with the int8 ONNX file: {(labels == int8_labels).mean():.4f}")
-        for target, compiler in TARGETS.items():
-            if shutil.which(compiler.split()[0]):
-                print(f"{target}: {measure_size(folder, compiler)}")
-        if shutil.which("valgrind"):
-            for level in ("-Os", "-O2"):
-                counted = count_instructions(folder, level, digits.images)
-                print(f"{level}: {counted:,} x86-64 instructions per image")
+    logits = predict_logits(network, torch.from_numpy(digits.images)).numpy()
+    printed = run(folder, compiled(folder, "-O2"), input=digits.images.tobytes()).stdout
+    labels = np.frombuffer(printed, np.uint8)
+    others = {
+        "accuracy": digits.labels,
+        "agreement_pytorch": logits.argmax(axis=1),
+        "agreement_int8_onnx": DigitModel(ONNX_INT8_MODEL).run(digits.images).logits.argmax(axis=1),
+    }
+    return {
+        "weights_sha256": sha256(WEIGHTS),
+        "accuracy_pytorch": float((logits.argmax(axis=1) == digits.labels).mean()),
+        **{name: float((labels == other).mean()) for name, other in others.items()},
+        "sizes": {
+            target: asdict(measure_size(folder, compiler))
+            for target, compiler in TARGETS.items()
+            if shutil.which(compiler.split()[0])
+        },
+        "x86_64_instructions": {
+            level: count_instructions(folder, level, digits.images)
+            for level in ("-Os", "-O2")
+            if shutil.which("valgrind")
+        },
+    }
+
+
+def main() -> None:
+    """Replace the figures of the pipeline's architecture in metrics/c_header.json."""
+    report = read_json(C_HEADER) if C_HEADER.is_file() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        report[load_params().model.architecture] = measure(Path(folder))
+    write_json(C_HEADER, report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 
 from mnist_cnn.core.location import DEFAULT_MODEL
 from mnist_cnn.reader.touching import WEIGHTS
-from mnist_cnn_train.experiments.paths import PICTURES, READER, ROBUSTNESS
+from mnist_cnn_train.experiments.paths import C_HEADER, PICTURES, READER, ROBUSTNESS
 from mnist_cnn_train.experiments.recipes import read_recipes
 from mnist_cnn_train.experiments.seeds import GROUPS
 from mnist_cnn_train.pipeline.params import load_params
@@ -59,6 +59,11 @@ def test_the_model_in_the_package_is_the_readers_first_seed() -> None:
     weights = model.get_modelmeta().custom_metadata_map["weights_sha256"]
     assert weights == committed(READER)["reader"]["weights_sha256"]["0"], "run `make release`"
     assert DEFAULT_MODEL.stat().st_size <= 64_000
+
+
+def test_the_c_header_was_measured_on_the_pipelines_own_network() -> None:
+    weights = committed(VALIDATION)["weights_sha256"]
+    assert committed(C_HEADER)["base"]["weights_sha256"] == weights, "run benchmarks/c_header.py"
 
 
 def test_touching_digits_are_chosen_by_weights_fitted_to_the_model_in_the_package() -> None:

@@ -17,6 +17,7 @@ from mnist_cnn_train.evaluation.metrics import wilson_interval
 from mnist_cnn_train.evaluation.reader_suite import KINDS
 from mnist_cnn_train.experiments.paths import (
     ABLATION,
+    C_HEADER,
     CARD,
     GPU,
     PARETO,
@@ -276,6 +277,28 @@ def _runtimes() -> Iterator[Row]:
             )
 
 
+def _c_header() -> Iterator[Row]:
+    report = read_json(C_HEADER)
+    yield "`model.architecture`", *(f"`{architecture}`" for architecture in report)
+    for words, name in (
+        ("accuracy on the 10,000 test images", "accuracy"),
+        ("the same in floats, by PyTorch", "accuracy_pytorch"),
+        ("same class as PyTorch", "agreement_pytorch"),
+        ("same class as `mnist_cnn.int8.onnx`", "agreement_int8_onnx"),
+    ):
+        yield words, *(_percent(found[name], 2) for found in report.values())
+    for words, target, name in (
+        ("flash, Cortex-M0", "Cortex-M0", "flash"),
+        ("flash, RV32EC, which has no multiplication", "RV32EC", "flash"),
+        ("static RAM, without the image", "Cortex-M0", "ram"),
+        ("stack, Cortex-M0", "Cortex-M0", "stack"),
+    ):
+        yield words, *(f"{found['sizes'][target][name]:,} bytes" for found in report.values())
+    for level in ("-Os", "-O2"):
+        counts = (found["x86_64_instructions"][level] / 1e6 for found in report.values())
+        yield f"x86-64 instructions per image, `{level}`", *(f"{one:.1f} million" for one in counts)
+
+
 def _percent(rate: float, digits: int) -> str:
     return f"{100 * rate:.{digits}f} %"
 
@@ -289,7 +312,7 @@ def _spread(found: dict[str, Any] | None, digits: int, percent: bool = False) ->
 
 ALL = (
     *(_accuracy, _seeds, _ablation, _pareto, _gpu, _reader, _reader_ablation),
-    *(_robustness, _pictures, _rows, _non_digits, _runtimes),
+    *(_robustness, _pictures, _rows, _non_digits, _runtimes, _c_header),
     *(_model, _model_accuracy, _model_rejection),
 )
 TABLES = {table.__name__.removeprefix("_"): table for table in ALL}
