@@ -10,7 +10,6 @@ from statistics import mean, median, stdev
 
 import matplotlib.pyplot as plt
 import profile_training
-import time_inference
 import time_pipeline
 import time_training
 import torch
@@ -21,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnist_cnn.core.errors import exit_on_error
 from mnist_cnn.core.files import replacing, write_bytes
 from mnist_cnn_train.data.catalog import TRAINING_IMAGES
+from mnist_cnn_train.evaluation.figures import BLUE, hide_spines
 from mnist_cnn_train.model.networks import build
-from mnist_cnn_train.pipeline.params import load_params
 from mnist_cnn_train.training.sampling import epoch_sizes
 
 HERE = Path(__file__).parent
@@ -45,8 +44,6 @@ class Measured:
     trained: Work  # of the network that ours trains
     operations: list[profile_training.Operation]
     peaks: dict[int, float]  # by threads
-    inference: list[time_inference.Row]
-    exported: Work  # of the network in the ONNX files
     commands: list[time_pipeline.Command]
     stages: list[time_pipeline.Stage]
 
@@ -80,15 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="for training (default 2)")
-    parser.add_argument("--mnist8", type=Path, help="mnist-8.onnx of the ONNX model zoo")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("--rounds: should be at least 2, or there is no spread")
-    if options.mnist8 and not options.mnist8.is_file():
-        parser.error(f"--mnist8: there is no file {options.mnist8}")
     recipe = speed(seed=0, threads=options.threads)
     measured = Measured(
-        inference=time_inference.measure(options.rounds, options.mnist8),
         commands=time_pipeline.measure_commands(options.rounds),
         stages=time_pipeline.measure_stages(),
         peaks={threads: peak(threads) for threads in sorted({1, options.threads})},
@@ -96,11 +89,10 @@ def main() -> None:
         training=time_training.measure(options.rounds, options.threads),
         images=sum(epoch_sizes(TRAINING_IMAGES["mnist"], recipe.train)),
         trained=count_work(build(recipe.model)),
-        exported=count_work(build(load_params().model)),
     )
     text = report(measured, options.rounds, options.threads)
     write_bytes(HERE / "results.md", text.encode())
-    draw(measured)
+    draw(measured.training)
     print(text)
 
 
@@ -131,22 +123,13 @@ ratio is that of the medians.
 A product of two matrices of 2048 x 2048 in fp32 reaches {
         ", ".join(f"{rate:.0f} on {count}" for count, rate in found.peaks.items())
     } thread(s), in 10⁹ multiply-adds a second. An image
-takes {found.trained.forward:,} forward and {found.trained.backward:,} backward in our training, and
-{found.exported.forward:,} in the ONNX file.
+takes {found.trained.forward:,} forward and {found.trained.backward:,} backward in our training.
 
 {share_table(found, threads)}
 
 Where the time of training goes, on one thread under torch's profiler:
 
 {operation_table(found.operations)}
-
-## Reading digits
-
-Microseconds for an image, by how many images are read at once:
-
-{inference_table(found.inference, 1)}
-
-{inference_table(found.inference, 2)}
 
 ## The pipeline
 
@@ -178,47 +161,20 @@ def training_table(training: list[time_training.Result]) -> str:
 
 
 def share_table(found: Measured, threads: int) -> str:
-    """Which part of the matrix product's speed training and inference reach."""
+    """Which part of the matrix product's speed training reaches."""
     work = found.trained.forward + found.trained.backward
-    training = found.images * work / median(found.training[0].seconds) / 1e9
-    single = min(
-        row.microseconds
-        for row in found.inference
-        if row.reader == "onnxruntime" and row.threads == 1
+    rate = found.images * work / median(found.training[0].seconds) / 1e9
+    row: list[object] = [f"training, {threads} threads", f"{rate:.1f}"]
+    return table(
+        ["", "10⁹ multiply-adds a second", "of the product's"],
+        [[*row, f"{rate / found.peaks[threads]:.0%}"]],
     )
-    rates = {
-        f"training, {threads} threads": (training, found.peaks[threads]),
-        "onnxruntime at its best chunk, 1 thread": (
-            found.exported.forward / single / 1e3,
-            found.peaks[1],
-        ),
-    }
-    rows: list[list[object]] = [
-        [name, f"{rate:.1f}", f"{rate / top:.0%}"] for name, (rate, top) in rates.items()
-    ]
-    return table(["", "10⁹ multiply-adds a second", "of the product's"], rows)
 
 
 def operation_table(operations: list[profile_training.Operation]) -> str:
     """Shares of training, the largest first."""
     ranked = sorted(operations, key=lambda operation: -operation.share)
     return table(["", "of the time"], [[o.name, f"{o.share:.1%}"] for o in ranked])
-
-
-def inference_table(inference: list[time_inference.Row], threads: int) -> str:
-    """Microseconds by reader and chunk."""
-    rows = [row for row in inference if row.threads == threads]
-    readers = list(dict.fromkeys(row.reader for row in rows))
-    by_key = {(row.reader, row.chunk): row for row in rows}
-    lines: list[list[object]] = [
-        [
-            reader,
-            *(f"{by_key[reader, chunk].microseconds:.1f}" for chunk in time_inference.CHUNKS),
-        ]
-        for reader in readers
-    ]
-    title = "1 thread" if threads == 1 else f"{threads} threads"
-    return table([title, *map(str, time_inference.CHUNKS)], lines)
 
 
 def command_table(commands: list[time_pipeline.Command]) -> str:
@@ -241,23 +197,18 @@ def stage_table(stages: list[time_pipeline.Stage]) -> str:
     return table(["stage", "start", "whole", "peak memory"], rows)
 
 
-def draw(found: Measured) -> None:
-    """One picture: time to 99 %, and time for an image by chunk."""
-    training, inference = found.training, found.inference
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+def draw(training: list[time_training.Result]) -> None:
+    """Plot the time to 99 % as bars."""
+    figure, axes = plt.subplots(figsize=(8, 2.5), layout="constrained")
     names = [found.name for found in training]
-    bars = left.barh(names, [median(found.seconds) for found in training], color="tab:blue")
-    left.bar_label(bars, fmt="%.0f s", padding=3)
-    left.set(xscale="log", xlabel="seconds of training to 99 %")
-    left.invert_yaxis()
-    left.margins(x=0.2)
-    for reader in dict.fromkeys(row.reader for row in inference):
-        rows = [row for row in inference if row.reader == reader and row.threads == 1]
-        right.plot([r.chunk for r in rows], [r.microseconds for r in rows], "o-", label=reader)
-    right.set(xscale="log", yscale="log", xlabel="images at once", ylabel="µs an image, 1 thread")
-    right.legend(frameon=False)
+    bars = axes.barh(names, [median(found.seconds) for found in training], color=BLUE)
+    axes.bar_label(bars, fmt="%.0f s", padding=3)
+    axes.set_xlabel("seconds of training to 99 %")
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    hide_spines(axes)
     with replacing(HERE / "results.png") as partial:
-        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import torch
 import usual
 from conftest import REPOSITORY, shell
 from profile_training import Operation
-from time_inference import CHUNKS, Row
 from time_pipeline import Command, Stage
 from time_training import Result, _until_the_goal
 from torch import nn
@@ -39,14 +38,10 @@ def test_multiply_adds_are_counted_forward_and_backward() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [(["--rounds", "1"], "--rounds: should be"), (["--mnist8", "no.onnx"], "no file no.onnx")],
-)
-def test_unusable_options_are_refused_before_any_work(options: list[str], problem: str) -> None:
-    result = shell(sys.executable, "benchmarks/bench.py", *options, check=False)
+def test_too_few_rounds_are_refused_before_any_work() -> None:
+    result = shell(sys.executable, "benchmarks/bench.py", "--rounds", "1", check=False)
     assert result.returncode == 2
-    assert problem in result.stderr
+    assert "--rounds: should be" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -118,20 +113,12 @@ def test_the_report_has_every_contender_and_the_ratios() -> None:
         Result("ours", 2, True, [5.0, 6.0, 7.0], [0.99, 0.991, 0.992]),
         Result("usual script", 5, False, [120.0, 120.0, 90.0], [0.98, 0.981, 0.982]),
     ]
-    inference = [
-        Row(reader, threads, chunk, 20.0, 19.0, 21.0)
-        for reader in ("onnxruntime", "torch")
-        for threads in (1, 2)
-        for chunk in CHUNKS
-    ]
     found = bench.Measured(
         training=training,
         images=120_000,
         trained=bench.Work(500_000, 1_000_000),
         operations=[Operation("ReLU", 0.1), Operation("max-pool, forward", 0.25)],
         peaks={1: 50.0, 2: 100.0},
-        inference=inference,
-        exported=bench.Work(500_000, 1_000_000),
         commands=[Command("`dvc status`", 0.5, 0.4, 0.6), Command("`dvc repro`", 0.75, 0.7, 0.8)],
         stages=[Stage("train", 2.0, 130.0, 600.0), Stage("export", 3.0, 8.0, 700.0)],
     )
@@ -143,8 +130,6 @@ def test_the_report_has_every_contender_and_the_ratios() -> None:
     assert "| max-pool, forward | 25.0% |\n| ReLU | 10.0% |" in text
     # 120,000 images in 6 s, at 1,500,000 multiply-adds each, of 100 · 10⁹
     assert "| training, 2 threads | 30.0 | 30% |" in text
-    # 500,000 multiply-adds in 20 µs, of 50 · 10⁹
-    assert "| onnxruntime at its best chunk, 1 thread | 25.0 | 50% |" in text
 
 
 @pytest.mark.slow
