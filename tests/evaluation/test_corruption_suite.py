@@ -95,7 +95,7 @@ def test_the_command_writes_the_report_and_draws_it(
     report = json.loads(Path("metrics/robustness.json").read_text())
     assert report["images"] == 50
     with Image.open("metrics/plots/robustness.png") as picture:
-        assert min(picture.size) > 1_000
+        assert min(picture.size) > 700
 
 
 @pytest.mark.parametrize("options", [["--images", "50"], ["--validation"]])
