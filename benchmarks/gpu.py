@@ -1,4 +1,4 @@
-"""Time to 99 % accuracy on the test images on a GPU; prints a table and writes gpu.json beside it.
+"""Time to 99 % accuracy on the test images on a GPU; prints a table and writes metrics/gpu.json.
 
 The images are on the GPU, and a whole training step is captured in a CUDA graph. The time counts
 from pixels in the GPU's memory to trained weights; capturing is counted apart, since it is done
@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import mean, median, stdev
 
 import numpy as np
@@ -23,12 +22,12 @@ from mnist_cnn.core.errors import exit_on_error
 from mnist_cnn.core.files import write_json
 from mnist_cnn_train.data.dataset import Dataset, read_test_digits, read_training_digits
 from mnist_cnn_train.data.split import load_split
+from mnist_cnn_train.experiments.paths import GPU
 from mnist_cnn_train.model.networks import build, predict_logits, to_input
 from mnist_cnn_train.pipeline.params import Params, changed, load_params
 from mnist_cnn_train.pipeline.paths import RAW_DATA
 from mnist_cnn_train.training.setup import learning_rate_factor, make_optimizer
 
-RESULT = Path(__file__).with_name("gpu.json")
 # github.com/tuomaso/train_mnist_fast: 30 seeds on a GTX 1660 Ti, about 215,000 parameters
 RECORD = "0.762 ± 0.025 s, 99.04 ± 0.07 %"
 GOAL = 0.99  # of the validation images
@@ -263,7 +262,7 @@ def main() -> None:
     sets = (first(read_training_digits(RAW_DATA), options.images), read_test_digits(RAW_DATA))
     final = measure(recipe, execution, sets, options.seeds, options.device)
     print(f"{machine(options.device)}; the record: {RECORD}\n{table([final])}")
-    write_json(RESULT, {"machine": machine(options.device), **asdict(final)})
+    write_json(GPU, {"machine": machine(options.device), **asdict(final)})
 
 
 if __name__ == "__main__":
