@@ -36,6 +36,7 @@ def test_digits_are_those_that_torchvision_reads(read, files, raw_data: Path) ->
     assert (digits.images.dtype, digits.labels.dtype) == (np.uint8, np.int64)
 
 
+@pytest.mark.slow
 def test_the_constants_are_those_of_the_training_pixels(raw_data: Path) -> None:
     pixels = read_training_digits(raw_data).images / 255
     assert pixels.mean() == pytest.approx(PIXEL_MEAN, abs=5e-5)

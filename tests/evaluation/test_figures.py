@@ -143,6 +143,7 @@ def test_the_suites_fit_on_a_screen(
     assert_is_a_picture(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [1, 8, 9, 300])
 def test_a_gallery_has_any_number_of_mistakes(wrong: int, test_digits: Dataset, path: Path) -> None:
     plot_misclassified(judged(test_digits, wrong), test_digits, path)

@@ -37,6 +37,7 @@ def grid(cells: int) -> Image.Image:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0, 1.5])
 def test_the_digits_of_a_sudoku_are_read_with_their_cells(
     angle: float, holdout_digits: Dataset

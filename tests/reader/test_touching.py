@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.cuts import Pieces
@@ -18,6 +19,7 @@ def read_exactly(digits: Dataset, overlap: tuple[int, int], count: int) -> float
     )
 
 
+@pytest.mark.slow
 def test_digits_that_touch_are_read_one_by_one(holdout_digits: Dataset) -> None:
     assert read_exactly(holdout_digits, TOUCHING, 20) >= 0.7
 
