@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from mnist_cnn.imaging.box import Box
 from mnist_cnn.imaging.cuts import Pieces
+from mnist_cnn.imaging.ink import find_ink
+from mnist_cnn.imaging.segment import separate
 from mnist_cnn.reader.recognizer import Recognizer
 from mnist_cnn.reader.touching import best_row
 from mnist_cnn_train.data.dataset import Dataset
+from mnist_cnn_train.evaluation.picture_suite import dejavu_fonts
 from mnist_cnn_train.evaluation.rows import SEPARATE, TOUCHING, draw_rows
 
 
@@ -26,6 +30,17 @@ def test_digits_that_touch_are_read_one_by_one(holdout_digits: Dataset) -> None:
 
 def test_separate_digits_are_left_whole(holdout_digits: Dataset) -> None:
     assert read_exactly(holdout_digits, SEPARATE, 20) >= 0.9
+
+
+def test_a_page_of_letters_is_not_taken_apart() -> None:
+    page = Image.new("L", (900, 300), 255)
+    font = ImageFont.truetype(dejavu_fonts()[0], 30)
+    ImageDraw.Draw(page).text(
+        (20, 20), 5 * "Six quick foxes jump over a dog\n", 0, font, spacing=20
+    )
+    marks = [mark for line in separate(find_ink(np.asarray(page))) for mark in line]
+    assert len(marks) > 100
+    assert len(Recognizer().read(page)) == len(marks)
 
 
 def test_boxes_of_digits_that_touch_follow_one_another(holdout_digits: Dataset) -> None:

@@ -189,8 +189,7 @@ class Recognizer:
             lines = separate(rules.ink)
         placed = [
             (number, rules.cell(*box.middle), box.scaled(found.reduction), image)
-            for number, line in enumerate(lines, start=1)
-            for box, image in self._digits(line)
+            for number, box, image in self._digits(lines)
         ]
         predictions = (_warned(one, found) for one in self.classify(image for *_, image in placed))
         return [
@@ -198,16 +197,19 @@ class Recognizer:
             for (number, cell, box, _), prediction in zip(placed, predictions, strict=True)
         ]
 
-    def _digits(self, line: Sequence[tuple[Box, Plane]]) -> Iterator[tuple[Box, Gray]]:
-        """Yield the box and image of each digit of a line, those that touch taken apart."""
-        images = [normalize(ink) for _, ink in line]
-        several = may_be_several([ink for _, ink in line], self._model.run(np.stack(images)))
-        for (box, ink), image, doubtful in zip(line, images, several, strict=True):
+    def _digits(self, lines: list[list[tuple[Box, Plane]]]) -> Iterator[tuple[int, Box, Gray]]:
+        """Yield the line, box and image of each digit, those that touch taken apart."""
+        marks = [(number, *mark) for number, line in enumerate(lines, start=1) for mark in line]
+        if not marks:
+            return
+        images = [normalize(ink) for _, _, ink in marks]
+        several = may_be_several([ink for _, _, ink in marks], self._model.run(np.stack(images)))
+        for (number, box, ink), image, doubtful in zip(marks, images, several, strict=True):
             apart = take_apart(ink, self._model) if doubtful else []
             if apart:
-                yield from ((piece.moved(box.left, box.top), part) for piece, part in apart)
+                yield from ((number, piece.moved(box.left, box.top), one) for piece, one in apart)
             else:
-                yield box, image
+                yield number, box, image
 
     def classify(self, images: Iterable[Gray | None]) -> Iterator[Prediction]:
         """Classify images in MNIST's format, uint8 ``[28, 28]``, 0 is paper; None for no ink.

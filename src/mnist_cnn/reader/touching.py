@@ -25,6 +25,7 @@ WEIGHTS = Path(__file__).with_name("touching.json")
 
 # One digit, if its probability is above this and its ink is no wider than this, in heights.
 SURE, WIDE = 0.97, 1.5
+MAX_DOUBTFUL = 40  # marks no wider than high; a page with more is one of letters
 LEAST = 1e-6  # probability
 
 
@@ -48,13 +49,19 @@ def packaged_weights() -> Weights:
     return Weights(content["log_probability"], np.array(content["features"]))
 
 
-def may_be_several(digits: Sequence[Plane], outputs: Outputs) -> npt.NDArray[np.bool_]:
-    """Return which of n inks may be several digits, given the model's `outputs` for them."""
+def may_be_several(marks: Sequence[Plane], outputs: Outputs) -> npt.NDArray[np.bool_]:
+    """Return which of the n marks of a page may be several digits; none on a page of letters.
+
+    `outputs` are the model's for the marks.
+    """
+    none = np.zeros(len(marks), np.bool_)
     if outputs.not_a_digit is None or outputs.probabilities.shape[1] != 10:
-        return np.zeros(len(digits), np.bool_)
-    wide = np.array([digit.shape[1] > WIDE * digit.shape[0] for digit in digits])
-    sure = outputs.probabilities.max(axis=1) * (1 - outputs.not_a_digit)
-    return cast("npt.NDArray[np.bool_]", wide | (sure < SURE))
+        return none
+    aspects = np.array([mark.shape[1] / mark.shape[0] for mark in marks])
+    doubtful = outputs.probabilities.max(axis=1) * (1 - outputs.not_a_digit) < SURE
+    if (doubtful & (aspects <= 1)).sum() > MAX_DOUBTFUL:
+        return none
+    return cast("npt.NDArray[np.bool_]", doubtful | (aspects > WIDE))
 
 
 def take_apart(digit: Plane, model: DigitModel) -> list[tuple[Box, Gray]]:
