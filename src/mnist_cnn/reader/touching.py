@@ -25,7 +25,7 @@ WEIGHTS = Path(__file__).with_name("touching.json")
 
 # One digit, if its probability is above this and its ink is no wider than this, in heights.
 SURE, WIDE = 0.97, 1.5
-MAX_DOUBTFUL = 40  # marks no wider than high; a page with more is one of letters
+MAX_DOUBTFUL = 60  # marks on a page; if there are more, they are letters or words
 LEAST = 1e-6  # probability
 
 
@@ -50,18 +50,17 @@ def packaged_weights() -> Weights:
 
 
 def may_be_several(marks: Sequence[Plane], outputs: Outputs) -> npt.NDArray[np.bool_]:
-    """Return which of the n marks of a page may be several digits; none on a page of letters.
+    """Return which of the n marks of a page may be several digits; none on a page of text.
 
     `outputs` are the model's for the marks.
     """
     none = np.zeros(len(marks), np.bool_)
     if outputs.not_a_digit is None or outputs.probabilities.shape[1] != 10:
         return none
-    aspects = np.array([mark.shape[1] / mark.shape[0] for mark in marks])
-    doubtful = outputs.probabilities.max(axis=1) * (1 - outputs.not_a_digit) < SURE
-    if (doubtful & (aspects <= 1)).sum() > MAX_DOUBTFUL:
-        return none
-    return cast("npt.NDArray[np.bool_]", doubtful | (aspects > WIDE))
+    wide = np.array([mark.shape[1] > WIDE * mark.shape[0] for mark in marks])
+    sure = outputs.probabilities.max(axis=1) * (1 - outputs.not_a_digit)
+    several = wide | (sure < SURE)
+    return none if several.sum() > MAX_DOUBTFUL else cast("npt.NDArray[np.bool_]", several)
 
 
 def take_apart(digit: Plane, model: DigitModel) -> list[tuple[Box, Gray]]:
