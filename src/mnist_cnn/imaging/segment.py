@@ -14,6 +14,7 @@ from mnist_cnn.imaging.ink import Plane
 from mnist_cnn.imaging.load import PictureError
 
 MAX_PARTS = 2_000  # per page; more are noise
+MAX_WIDTH = 8  # of touching digits, as a multiple of the usual height of marks
 EDGE, MAX_EDGE = 0.9, 0.05  # length and width of the paper's edge, as fractions of the picture's
 
 
@@ -111,7 +112,7 @@ def separate(ink: Plane) -> list[list[tuple[Box, Plane]]]:
     digits = [
         part
         for part in _joined(solid, usual)
-        if part.box.width < 4 * usual
+        if part.box.width < MAX_WIDTH * usual
         and (
             part.box.height > 0.4 * usual
             or (part.box.height > 0.25 * usual and _has_hole(_cut(ink, labels, part)))
