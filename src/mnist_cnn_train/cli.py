@@ -249,7 +249,7 @@ def touching() -> None:
     """Fit how the reader chooses among the pieces of digits that touch.
 
     Writes src/mnist_cnn/reader/touching.json, from rows of the validation digits on which the
-    reader's threshold is set; the others are left to evaluate on. Run it after `make release`.
+    reader's threshold is set; the others are left to evaluate on. `make release` runs it.
     """
     cap()
     from mnist_cnn.core.files import write_json
